@@ -1,0 +1,1 @@
+"""Comparisons: cells, statistics, reports."""

@@ -1,0 +1,1 @@
+"""Scans: finding, reading, preparing, splitting and sampling them."""

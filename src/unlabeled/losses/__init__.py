@@ -1,0 +1,1 @@
+"""Losses: plain functions with shapes, units, source and an example to check by hand."""

@@ -1,0 +1,231 @@
+"""The one abstraction: a method owns its networks and yields its updates; one loop performs them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.scan import Scan, Unit
+from unlabeled.data.store import Record
+from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.schedules import Schedule, constant
+from unlabeled.options import Between, Count, Options, Positive, Whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions(Options):
+    """Options that every pretraining shares; a method overrides the defaults with its paper's.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the scans.
+    steps
+        Stop after so many optimiser rounds, however many epochs that is.
+    batch_size
+        Samples a step, over all devices.
+    samples_per_scan
+        Samples that each scan gives an epoch.
+    lr
+        Learning rate at the start.
+    encoder
+        Network that is carried to the task; `unlabeled doctor` lists the names.
+    patch_size
+        Edge lengths of a patch [voxel].
+    dims
+        Axes of space of the networks; without it, what the scans have.
+    spacing
+        Resample to these voxel edge lengths [mm]; without it, each scan keeps its own.
+    seed
+        Random start.
+    """
+
+    epochs: Count = 100
+    steps: Count | None = None
+    batch_size: Count = 8
+    samples_per_scan: Count = 1
+    lr: Positive = 1e-3
+    encoder: str = "unet"
+    patch_size: tuple[Count, ...] = (64, 64, 64)
+    dims: Literal[2, 3] | None = None
+    spacing: tuple[Positive, ...] | None = None
+    seed: Whole = 0
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step: asked for with ``yield``; when the body goes on, the weights have moved.
+
+    Parameters
+    ----------
+    loss
+        Scalar to minimise.
+    of
+        Name of the optimiser, a key of its phase's `trains`.
+    shows
+        Further scalars for the log.
+    """
+
+    loss: Tensor
+    of: str = "main"
+    shows: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One stream of samples: which records, what one sample is made of, how many a batch holds."""
+
+    views: Callable[[Record, Generator], Any]
+    batch_size: int
+    unit: Unit = Unit.VOLUME
+    accepts: Callable[[Record], bool] = lambda record: True
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a method: its algorithm box, the modules each optimiser moves, and its streams.
+
+    Parameters
+    ----------
+    name
+        Shown in the log.
+    step
+        The algorithm box; receives a batch of the single feed, or a dict of batches by feed name.
+    trains
+        Modules by optimiser name.
+    feeds
+        Streams by name; each yields its own batches.
+    share
+        Part of the epochs that the phase gets, relative to the other phases.
+    before
+        Called with the records before the phase starts, to rebuild what depends on the weights so far.
+    """
+
+    name: str
+    step: Callable[[Any], Iterator[Update]]
+    trains: Mapping[str, Iterable[nn.Module]]
+    feeds: Mapping[str, Feed]
+    share: float = 1.0
+    before: Callable[[Sequence[Record]], None] | None = None
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The pretext score that chooses the best checkpoint: a key of `Method.score` and its direction."""
+
+    name: str
+    better: Literal["lower", "higher"]
+    chance: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method asks of the data, checked before training.
+
+    Parameters
+    ----------
+    unit
+        What one sample is made of.
+    dims
+        Axes of space that the method can work on.
+    metadata
+        Columns that every scan must have: ``spacing``, ``affine``, ``report``, ``level``, ``boxes``, ``time``,
+        ``mask``, ``label``, ``target``.
+    channels
+        Fewest registered modalities (or colour channels) of a scan.
+    colour
+        Whether the scans must be in colour.
+    scans_per_subject
+        Fewest scans of one subject.
+    subjects
+        Fewest subjects.
+    """
+
+    unit: Unit
+    dims: tuple[int, ...]
+    metadata: tuple[str, ...] = ()
+    channels: Annotated[int, Between(1)] = 1
+    colour: bool = False
+    scans_per_subject: int = 1
+    subjects: int = 1
+
+
+class Method(nn.Module, ABC):
+    """A self-supervised method; see docs/design.md for a tour.
+
+    Parameters
+    ----------
+    options
+        The method's own options class.
+    encoder
+        The network that is carried to the task, already built for the data's dimensions and channels.
+    """
+
+    needs: ClassVar[Needs]
+    options_class: ClassVar[type[SharedOptions]]
+    monitor: ClassVar[Monitor]
+    quirks: ClassVar[Mapping[str, str]] = {}  # what fidelity="official" reproduces and "clean" mends
+
+    options: SharedOptions
+    encoder: Encoder
+
+    def __init__(self, options: SharedOptions, encoder: Encoder) -> None:
+        super().__init__()
+        self.options = options
+        self.encoder = encoder
+
+    @classmethod
+    def intensity(cls, options: SharedOptions) -> IntensityRule:
+        """Say how intensities enter the networks; the default is [0, 1] (CT by a fixed window)."""
+        return IntensityRule()
+
+    def prepare(self, scan: Scan) -> Scan:
+        """Prepare a scan once; deterministic; cached on disk."""
+        return scan
+
+    @abstractmethod
+    def views(self, record: Record, rng: Generator) -> Any:
+        """Make one training sample on the CPU: a NamedTuple of tensors."""
+
+    @abstractmethod
+    def step(self, batch: Any) -> Iterator[Update]:
+        """Run the algorithm box on one batch."""
+
+    def phases(self) -> tuple[Phase, ...]:
+        """List the stages; by default a single one that trains every parameter."""
+        feed = Feed(self.views, self.options.batch_size, self.needs.unit)
+        return (Phase("pretrain", self.step, {"main": [self]}, {"scans": feed}),)
+
+    def optimiser(
+        self, name: str, modules: Iterable[nn.Module]
+    ) -> tuple[torch.optim.Optimizer, Schedule]:
+        """Make the optimiser of one name and its schedule; by default AdamW with a constant rate."""
+        return torch.optim.AdamW(parameters(modules), lr=self.options.lr), constant
+
+    @abstractmethod
+    def score(self, batch: Any) -> dict[str, Tensor]:
+        """Measure the pretext task on held-out subjects; means over the batch, with the chance level."""
+
+    @abstractmethod
+    def preview(self, batch: Any) -> dict[str, Tensor]:
+        """Show the pretext task: captions and ``batch channel *space`` images in [0, 1], left to right."""
+
+    def carries(self) -> dict[str, nn.Module]:
+        """Name what is carried to the task: ``encoder``, and ``decoder`` where the paper does."""
+        return {"encoder": self.encoder}
+
+
+def parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Collect the parameters that require gradients, each once, in a stable order."""
+    seen: dict[int, nn.Parameter] = {}
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                seen.setdefault(id(parameter), parameter)
+    return list(seen.values())

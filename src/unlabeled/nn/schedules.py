@@ -1,0 +1,62 @@
+"""Learning-rate schedules: functions of the epoch (fractions count) that return a factor of the first rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+#: ``schedule(epoch, epochs) -> factor``: epochs done so far (fractional) and planned.
+Schedule: TypeAlias = Callable[[float, float], float]
+
+
+def constant(epoch: float, epochs: float) -> float:
+    """Keep the first rate.
+
+    >>> constant(3, 10)
+    1.0
+    """
+    return 1.0
+
+
+def halving(every: int, factor: float = 0.5) -> Schedule:
+    """Multiply the rate by `factor` every so many whole epochs (torch's StepLR).
+
+    >>> [halving(40)(epoch, 100) for epoch in (0, 39.9, 40, 80)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+
+    def schedule(epoch: float, epochs: float) -> float:
+        return float(factor ** (int(epoch) // every))
+
+    return schedule
+
+
+def cosine(warmup: float = 0.0, last: float = 0.0) -> Schedule:
+    """Rise linearly over `warmup` (share of all epochs), then fall on half a cosine to `last`.
+
+    >>> [round(cosine()(epoch, 10), 3) for epoch in (0, 5, 10)]
+    [1.0, 0.5, 0.0]
+    """
+
+    def schedule(epoch: float, epochs: float) -> float:
+        done = min(max(epoch / epochs, 0.0), 1.0)
+        if done < warmup:
+            return max(done / warmup, 1e-3)
+        rest = (done - warmup) / (1 - warmup)
+        return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * rest))
+
+    return schedule
+
+
+def polynomial(power: float = 0.9) -> Schedule:
+    """Fall to zero as ``(1 - done) ** power``, as nnU-Net does.
+
+    >>> polynomial(1.0)(5, 10)
+    0.5
+    """
+
+    def schedule(epoch: float, epochs: float) -> float:
+        return float((1 - min(max(epoch / epochs, 0.0), 1.0)) ** power)
+
+    return schedule

@@ -1,0 +1,1 @@
+"""The one loop, and what surrounds it: loader, checkpoints, logs, previews, precision, devices."""

@@ -1,0 +1,1 @@
+"""From a pretrained encoder to a task: fine-tuning, probes, prediction, export."""

@@ -1,0 +1,1 @@
+"""Random and deterministic changes of patches: drawn from a generator, then applied."""
