@@ -1,0 +1,30 @@
+"""Fixtures that every test may use: the real scans and the golden arrays, where they can be found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _beside(variable: str, name: str) -> Path:
+    named = os.environ.get(variable)
+    folder = Path(named) if named else ROOT.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"no {name} beside the project, and ${variable} names none")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real scans; tests that need it are skipped, and say so, where it is absent."""
+    return _beside("UNLABELED_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of arrays computed with the published code; likewise."""
+    return _beside("UNLABELED_GOLDEN", "golden")
