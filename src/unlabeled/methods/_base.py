@@ -70,11 +70,14 @@ class Update:
         Name of the optimiser, a key of its phase's `trains`.
     shows
         Further scalars for the log.
+    clip
+        Largest norm of the gradient; without it, as it is.
     """
 
     loss: Tensor
     of: str = "main"
     shows: Mapping[str, Tensor] = field(default_factory=dict)
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,10 @@ class Method(nn.Module, ABC):
     needs: ClassVar[Needs]
     options_class: ClassVar[type[SharedOptions]]
     monitor: ClassVar[Monitor]
-    quirks: ClassVar[Mapping[str, str]] = {}  # what fidelity="official" reproduces and "clean" mends
+    keeps: ClassVar[Literal["best", "last"]] = "last"  # whose weights are carried over
+    quirks: ClassVar[
+        Mapping[str, str]
+    ] = {}  # what fidelity="official" reproduces and "clean" mends
 
     options: SharedOptions
     encoder: Encoder

@@ -1,0 +1,6 @@
+"""``python -m unlabeled``."""
+
+from unlabeled.cli.app import main
+
+if __name__ == "__main__":
+    main()

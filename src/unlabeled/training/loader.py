@@ -1,0 +1,180 @@
+"""Batches in an order that depends on the seed alone: which record gives which sample at which step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from unlabeled.data.store import Record
+from unlabeled.methods._base import Phase
+from unlabeled.rng import generator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of samples of one phase.
+
+    Parameters
+    ----------
+    seed
+        Of the run.
+    phase
+        Name of the phase.
+    counts
+        Samples that each feed gives an epoch, by feed name; the first feed makes the epoch.
+    batches
+        Batch size over all devices, by feed name.
+    rank, ranks
+        This process and how many there are; a process takes every so many-th sample of a batch.
+    """
+
+    seed: int
+    phase: str
+    counts: Mapping[str, int]
+    batches: Mapping[str, int]
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of the first feed in an epoch; an incomplete last one is left out, but there is always one."""
+        first = next(iter(self.counts))
+        return max(1, self.counts[first] // self.batches[first])
+
+    def tickets(self, epoch: int, step: int) -> list[tuple[str, int, int, int]]:
+        """Name this process's samples of one step: (feed, epoch, place in the epoch, sample index).
+
+        The first feed draws a new permutation every epoch; the others run through theirs at their own pace.
+        """
+        named = []
+        for order, (feed, count) in enumerate(self.counts.items()):
+            batch = self.batches[feed]
+            done = step if order == 0 else epoch * self.steps_per_epoch + step
+            for place in range(done * batch + self.rank, (done + 1) * batch, self.ranks):
+                lap, within = divmod(place, count)
+                turn = f"{epoch}.{lap}" if order == 0 else str(lap)
+                order_of_lap = _permutation(self.seed, self.phase, feed, turn, count)
+                named.append((feed, epoch, place, int(order_of_lap[within])))
+        return named
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, phase: str, feed: str, turn: str, count: int) -> torch.Tensor:
+    return torch.randperm(count, generator=generator(seed, "order", phase, feed, turn))
+
+
+class _Samples(Dataset[Any]):
+    """Makes the sample of a ticket, anywhere, any time, always the same."""
+
+    def __init__(
+        self, phase: Phase, records: Mapping[str, Sequence[Record]], seed: int, per_scan: int
+    ) -> None:
+        self.phase = phase
+        self.records = records
+        self.seed = seed
+        self.per_scan = per_scan
+
+    def __getitem__(self, ticket: tuple[str, int, int, int]) -> tuple[str, Any]:
+        feed, epoch, place, index = ticket
+        record = self.records[feed][index // self.per_scan]
+        rng = generator(self.seed, "sample", self.phase.name, feed, epoch, place)
+        return feed, self.phase.feeds[feed].views(record, rng)
+
+
+class _Order(Sampler[list[tuple[str, int, int, int]]]):
+    """The tickets of every step from a given one on."""
+
+    def __init__(self, plan: Plan, epoch: int, step: int, steps: int) -> None:
+        self.plan, self.epoch, self.step, self.steps = plan, epoch, step, steps
+
+    def __iter__(self) -> Iterator[list[tuple[str, int, int, int]]]:
+        first = self.epoch * self.plan.steps_per_epoch + self.step
+        for done in range(first, first + self.steps):
+            epoch, step = divmod(done, self.plan.steps_per_epoch)
+            yield self.plan.tickets(epoch, step)
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class _Collate:
+    """Stacks samples feed by feed; a phase with one feed gets its batch bare."""
+
+    def __init__(self, feeds: Sequence[str]) -> None:
+        self.feeds = tuple(feeds)
+
+    def __call__(self, samples: list[tuple[str, Any]]) -> Any:
+        batches = {
+            feed: default_collate([sample for of, sample in samples if of == feed])
+            for feed in self.feeds
+        }
+        return batches if len(self.feeds) > 1 else batches[self.feeds[0]]
+
+
+def accepted(phase: Phase, records: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
+    """Choose each feed's records."""
+    return {
+        name: tuple(record for record in records if feed.accepts(record))
+        for name, feed in phase.feeds.items()
+    }
+
+
+def make_plan(
+    phase: Phase,
+    records: Mapping[str, Sequence[Record]],
+    *,
+    seed: int,
+    per_scan: int,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Plan:
+    """Plan the order of a phase's samples."""
+    counts = {name: len(records[name]) * per_scan for name in phase.feeds}
+    batches = {name: feed.batch_size for name, feed in phase.feeds.items()}
+    return Plan(seed, phase.name, counts, batches, rank, ranks)
+
+
+def load(
+    phase: Phase,
+    records: Mapping[str, Sequence[Record]],
+    plan: Plan,
+    *,
+    epoch: int,
+    step: int,
+    steps: int,
+    per_scan: int,
+    workers: int,
+    pin: bool = False,
+) -> Iterator[Any]:
+    """Yield the batches of `steps` steps from (epoch, step) on.
+
+    With `workers`, other processes make the samples ahead; the samples do not depend on how many.
+    """
+    loader = DataLoader(
+        _Samples(phase, records, plan.seed, per_scan),
+        batch_sampler=_Order(plan, epoch, step, steps),
+        collate_fn=_Collate(tuple(phase.feeds)),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=2 if workers else None,
+    )
+    return iter(loader)
+
+
+def held_out_batch(
+    phase: Phase, records: Mapping[str, Sequence[Record]], *, seed: int, number: int
+) -> Any:
+    """Make a fixed batch of held-out samples: the same every epoch."""
+    samples = []
+    for name, feed in phase.feeds.items():
+        for place in range(feed.batch_size):
+            spot = number * feed.batch_size + place
+            record = records[name][spot % len(records[name])]
+            rng = generator(seed, "held-out", phase.name, name, spot)
+            samples.append((name, feed.views(record, rng)))
+    return _Collate(tuple(phase.feeds))(samples)

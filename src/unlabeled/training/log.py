@@ -1,0 +1,182 @@
+"""The run folder: what a run writes, where, and how it is cut back when a run goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unlabeled.data.scan import Quarantined
+from unlabeled.errors import RunError
+from unlabeled.training.checkpoint import write_atomically
+
+
+class RunFolder:
+    """The files of one run (PRODUCT section 5).
+
+    Parameters
+    ----------
+    path
+        The folder; made by `create`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log_path = path / "log.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.previews = path / "previews"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint that a resumed run goes on from."""
+        return self.checkpoints / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the best pretext score on held-out subjects."""
+        return self.checkpoints / "best.safetensors"
+
+    @property
+    def encoder(self) -> Path:
+        """What the method carries over."""
+        return self.path / "encoder.safetensors"
+
+    def create(self, *, resume: bool, command: str = "--resume") -> None:
+        """Make the folder, or open it to go on.
+
+        Raises
+        ------
+        RunError
+            It holds a run and `resume` is off, or it cannot be written.
+        """
+        held = (self.path / "run.json").exists()
+        if held and not resume:
+            raise RunError(
+                f"{self.path} already holds a run",
+                f"Give another --out, or go on with it: {command}",
+            )
+        try:
+            for folder in (self.path, self.checkpoints, self.previews):
+                folder.mkdir(parents=True, exist_ok=True)
+            with (self.path / ".writable").open("w") as probe:
+                probe.write("x")
+            (self.path / ".writable").unlink()
+        except OSError as fault:
+            raise RunError(
+                f"cannot write to {self.path} ({fault.strerror or fault})",
+                "Give a folder that you may write to with --out.",
+            ) from None
+
+    def write_options(self, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+        """Write every resolved option with where it came from."""
+        lines = ["# every option of this run, and where its value came from", ""]
+        for name, value in values.items():
+            origin = sources.get(name, "default")
+            if value is None:
+                lines.append(f"# {name} =  (not set)  # {origin}")
+            else:
+                lines.append(f"{name} = {_toml(value)}  # {origin}")
+        write_atomically(self.path / "options.toml", ("\n".join(lines) + "\n").encode())
+
+    def read_options(self) -> dict[str, Any]:
+        """Read the options of an earlier start."""
+        try:
+            return tomllib.loads((self.path / "options.toml").read_text())
+        except FileNotFoundError:
+            raise RunError(f"{self.path} holds no run", "Start without --resume.") from None
+        except tomllib.TOMLDecodeError as fault:
+            raise RunError(f"{self.path}/options.toml is damaged ({fault})") from None
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        write_atomically(self.path / "run.json", (json.dumps(facts, indent=2) + "\n").encode())
+
+    def read_facts(self) -> dict[str, Any]:
+        """Read ``run.json``; empty when absent."""
+        try:
+            facts: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return facts
+
+    def write_quarantine(self, rows: Iterable[Quarantined]) -> None:
+        """Write ``quarantine.csv``: files left out, with reasons."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", "reason", "remedy"])
+        writer.writerows([row.name, row.reason, row.remedy] for row in rows)
+        write_atomically(self.path / "quarantine.csv", text.getvalue().encode())
+
+    def log_length(self) -> int:
+        """Bytes of the log so far, kept in each checkpoint."""
+        return self.log_path.stat().st_size if self.log_path.exists() else 0
+
+    def cut_log(self, length: int) -> None:
+        """Cut the log back to what a checkpoint knew, so that no step stands in it twice."""
+        if self.log_path.exists():
+            os.truncate(self.log_path, min(length, self.log_length()))
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Read all logged objects."""
+        if not self.log_path.exists():
+            return []
+        return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+
+
+class Log:
+    """Appends one JSON object a logged step, and the same for TensorBoard where it is installed.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._file = folder.log_path.open("a", encoding="utf-8")
+        self._board = _open_board(folder.path)
+
+    def write(self, **values: Any) -> None:
+        """Append one object; it is on its way to the disk when this returns."""
+        self._file.write(json.dumps(values, default=float) + "\n")
+        self._file.flush()
+        if self._board is not None and "total" in values:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{values['phase']}/{name}", value, values["total"])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _open_board(path: Path) -> Any:
+    """Open a TensorBoard writer; None where the extra ``board`` is not installed."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return None
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(log_dir=str(path))  # type: ignore[no-untyped-call]
+
+
+def _toml(value: Any) -> str:
+    """Write one plain value as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    return json.dumps(str(value))
