@@ -66,7 +66,9 @@ def test_flags_are_typed_with_dashes():
     assert flag("samples_per_scan") == "--samples-per-scan"
 
 
-@given(seed=st.integers(0, 2**40), place=st.lists(st.integers(0, 9) | st.text(max_size=3), max_size=4))
+@given(
+    seed=st.integers(0, 2**40), place=st.lists(st.integers(0, 9) | st.text(max_size=3), max_size=4)
+)
 def test_a_place_has_one_generator(seed, place):
     assert derive(seed, *place) == derive(seed, *place)
     assert 0 <= derive(seed, *place) < 2**63

@@ -15,7 +15,7 @@ from unlabeled import catalogue
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined, Source
 from unlabeled.data.splits import split_subjects
-from unlabeled.data.store import Record, Store
+from unlabeled.data.store import Record, Store, default_cache
 from unlabeled.errors import DataError, OptionError, RunError
 from unlabeled.methods._base import Method, Needs, SharedOptions
 from unlabeled.methods._registry import find
@@ -346,7 +346,7 @@ def _prepare(
     own = kind.prepare is not Method.prepare
     if own:
         raise OptionError(f"{kind.__name__} prepares scans itself, which the store does not know")
-    store = Store(Path(cache) if cache else None, spacing=options.spacing)
+    store = Store(Path(cache) if cache else default_cache(), spacing=options.spacing)
     sources: Sequence[Source] = index.sources
     with Reporter("preparing", len(sources), quiet=settings.quiet, unit="scans/s") as reporter:
         prepared = store.prepare(
