@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -116,6 +117,9 @@ class Scan:
         Intensity = array * slope + intercept, in HU for CT.
     grid
         The grid of the file before reorientation.
+    extras
+        What a method's `prepare` adds, by name (superpixels, saliency, ...): ``*space`` or ``channel *space``; kept
+        beside the scan in the store.
     """
 
     array: NDArray[Any]
@@ -125,6 +129,7 @@ class Scan:
     grid: Grid
     slope: float = 1.0
     intercept: float = 0.0
+    extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def dims(self) -> int:
@@ -173,6 +178,8 @@ class Index:
         ``folder``, ``bids``, ``nnunet`` or ``manifest``.
     label_names
         Names of the mask's values, where the data set says; may be empty.
+    notes
+        What a person should know although nothing is wrong with a file, as `check` prints it.
     """
 
     root: Path
@@ -181,6 +188,7 @@ class Index:
     rule: str = ""
     layout: str = "folder"
     label_names: dict[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
