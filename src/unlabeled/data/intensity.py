@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES = 1001  # of the foreground, in steps of 0.1 %, so that 0.5 and 99.5 % are kept exactly
+
 
 @dataclass(frozen=True, kw_only=True)
 class IntensityRule:
@@ -27,3 +32,82 @@ class IntensityRule:
     def as_metadata(self) -> dict[str, Any]:
         """Give the rule as plain values, for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Intensities of the foreground of some channels of a scan.
+
+    Parameters
+    ----------
+    channels
+        How many channels share them: the three of a colour picture do, registered modalities do not.
+    modality
+        Of these channels; ``CT`` means HU.
+    mean, std
+        Over the foreground.
+    quantiles
+        Minimum, 0.1 %, 0.2 %, ..., maximum of the foreground.
+    """
+
+    channels: int
+    modality: str
+    mean: float
+    std: float
+    quantiles: NDArray[np.float32]
+
+    def percentile(self, percent: float) -> float:
+        """Give a percentile of the foreground, interpolated linearly between multiples of 0.1 %.
+
+        >>> Statistics(1, "MR", 0.5, 0.3, np.linspace(0, 1, QUANTILES, dtype=np.float32)).percentile(25)
+        0.25
+        """
+        return float(np.interp(percent, np.linspace(0, 100, QUANTILES), self.quantiles))
+
+    def clipped(self, low: float, high: float) -> tuple[float, float]:
+        """Give mean and deviation after clipping to a window, integrated over the quantiles."""
+        clipped = np.clip(self.quantiles.astype(np.float64), low, high)
+        left, right = (
+            clipped[:-1],
+            clipped[1:],
+        )  # between two quantiles the intensities are taken as even
+        mean = float(np.mean((left + right) / 2))
+        square = float(np.mean((left * left + left * right + right * right) / 3))
+        return mean, max(square - mean * mean, 0.0) ** 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaling:
+    """How the intensities of some channels become network input: ``(clip(x, low, high) - centre) / width``.
+
+    Parameters
+    ----------
+    low, high
+        Window, in the scan's intensities (HU for CT).
+    centre, width
+        What becomes 0, and the length that becomes 1.
+    """
+
+    low: float
+    high: float
+    centre: float
+    width: float
+
+    @classmethod
+    def under(cls, rule: IntensityRule, statistics: Statistics) -> Rescaling:
+        """Apply a rule to a scan; a constant scan gets a width of one instead of zero."""
+        if statistics.modality == "CT":
+            low, high = rule.ct
+        else:
+            low, high = (statistics.percentile(percent) for percent in rule.percentiles)
+        if not high > low:
+            high = low + 1.0
+        if rule.kind == "window":
+            return cls(low, high, low, high - low)
+        mean, std = statistics.clipped(low, high)
+        return cls(low, high, mean, std if std > 0 else 1.0)
+
+    @property
+    def padding(self) -> float:
+        """What lies beyond the scan, after rescaling: the window's low end."""
+        return float(np.float32(self.low - self.centre) * np.float32(1.0 / self.width))

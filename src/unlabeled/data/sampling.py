@@ -1,0 +1,112 @@
+"""Where patches are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from unlabeled.data.record import Record
+
+
+def draw_start(space: Sequence[int], size: Sequence[int], rng: Generator) -> tuple[int, ...]:
+    """Draw the first voxel of a patch, evenly among all that keep the patch inside.
+
+    Parameters
+    ----------
+    space
+        Voxels of the scan along each axis.
+    size
+        Edge lengths of the patch [voxel].
+    rng
+        Source of randomness; one draw an axis, whatever the sizes.
+
+    Returns
+    -------
+    tuple of int
+        Negative along axes where the scan is smaller than the patch: the scan lies in its middle (padding on both
+        sides equal, or one more at the end).
+
+    >>> draw_start((5, 9), (5, 11), torch.Generator())
+    (0, -1)
+    """
+    return tuple(
+        _draw_between(0, voxels - edge, rng) if voxels >= edge else -((edge - voxels) // 2)
+        for voxels, edge in zip(space, size, strict=True)
+    )
+
+
+def draw_labelled_start(
+    record: Record, size: Sequence[int], rng: Generator, p_labelled: float
+) -> tuple[int, ...]:
+    """Draw the first voxel of a patch that holds a labelled voxel with at least a given probability.
+
+    With `p_labelled`, a label of the scan is drawn evenly, then one of its voxels, then a patch evenly among those
+    inside the scan that hold it; else, and when the scan has no labelled voxel, a patch as in `draw_start`.
+
+    Parameters
+    ----------
+    record
+        A scan with a mask, else every draw is as in `draw_start`.
+    size
+        Edge lengths of the patch [voxel], one for each axis of the scan (`patch_size` makes it).
+    rng
+        Source of randomness.
+    p_labelled
+        Probability of asking for a labelled voxel.
+    """
+    wanted = torch.rand((), generator=rng).item() < p_labelled
+    voxels = record.labelled_voxels if wanted else {}
+    if not voxels:
+        return draw_start(record.space, size, rng)
+    labels = sorted(voxels)
+    rows = voxels[labels[_draw_between(0, len(labels) - 1, rng)]]
+    position = rows[_draw_between(0, len(rows) - 1, rng)]
+    return tuple(
+        _draw_between(max(0, int(at) - edge + 1), min(int(at), extent - edge), rng)
+        if extent >= edge
+        else -((edge - extent) // 2)
+        for at, edge, extent in zip(position, size, record.space, strict=True)
+    )
+
+
+def draw_patch(record: Record, size: Sequence[int], rng: Generator) -> Tensor:
+    """Read a patch from a random place.
+
+    Parameters
+    ----------
+    record
+        A scan.
+    size
+        Edge lengths [voxel]; two on a volume take a random axial slice (last axis of RAS).
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Tensor
+        ``channel *size``, float32, under the record's intensity rule.
+    """
+    full = patch_size(record, size)
+    patch = record.patch(draw_start(record.space, full, rng), full)
+    return patch if len(full) == len(size) else patch.squeeze(-1)
+
+
+def patch_size(record: Record, size: Sequence[int]) -> tuple[int, ...]:
+    """Give a patch one edge for each axis of a scan: two edges on a volume are those of an axial slice.
+
+    Raises
+    ------
+    ValueError
+        If the patch has other axes.
+    """
+    if len(size) == record.dims:
+        return tuple(size)
+    if len(size) == 2 and record.dims == 3:
+        return (*size, 1)
+    raise ValueError(f"a patch of {len(size)} axes cannot be cut from a scan of {record.dims}")
+
+
+def _draw_between(first: int, last: int, rng: Generator) -> int:
+    return int(torch.randint(first, last + 1, (), generator=rng))
