@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from lightning_fabric import Fabric
 from torch import Tensor
 
 
@@ -27,8 +28,29 @@ def average_gradients(optimiser: torch.optim.Optimizer, samples: int) -> None:
             p.grad = torch.zeros_like(p)
     flat = torch.cat([_gradient(p).reshape(-1) for p in touched]).mul_(share)
     dist.all_reduce(flat)
-    for p, piece in zip(touched, flat.split([p.numel() for p in touched]), strict=True):
+    for p, piece in zip(touched, torch.split(flat, [p.numel() for p in touched]), strict=True):
         _gradient(p).copy_(piece.view_as(p))
+
+
+def average(fabric: Fabric, values: dict[str, float]) -> dict[str, float]:
+    """Average scalars of the same names over all processes."""
+    return _reduce(fabric, values, "mean")
+
+
+def agree(fabric: Fabric, wishes: dict[str, bool]) -> dict[str, bool]:
+    """Grant every process's wish to all: what any one wants, all do at the same step."""
+    granted = _reduce(fabric, {name: float(wish) for name, wish in wishes.items()}, "max")
+    return {name: value > 0 for name, value in granted.items()}
+
+
+def _reduce(fabric: Fabric, values: dict[str, float], how: str) -> dict[str, float]:
+    if fabric.world_size == 1:
+        return values
+    packed = torch.tensor(list(values.values()), device=fabric.device)
+    reduced = fabric.all_reduce(packed, reduce_op=how)
+    if not isinstance(reduced, Tensor):
+        raise TypeError(f"all_reduce gave {type(reduced)}")
+    return dict(zip(values, reduced.tolist(), strict=True))
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

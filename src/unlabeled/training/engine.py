@@ -20,7 +20,7 @@ from unlabeled.methods._base import Method, Phase, Update, parameters
 from unlabeled.nn.schedules import Schedule
 from unlabeled.rng import derive
 from unlabeled.training import checkpoint as checkpoints
-from unlabeled.training.distributed import average_gradients
+from unlabeled.training.distributed import agree, average, average_gradients
 from unlabeled.training.loader import Plan, accepted, load, make_plan
 from unlabeled.training.log import Log, RunFolder
 from unlabeled.training.precision import Arithmetic, lay_out
@@ -195,7 +195,7 @@ class _Loop:
         self.method.train()
         place = (phase.name, clock.total, self.fabric.global_rank)
         torch.manual_seed(derive(self.options.seed, "step", *place))
-        performed = []
+        performed: list[Update] = []
         samples = len(range(plan.rank, next(iter(plan.batches.values())), plan.ranks))
         updates = phase.step(batch)
         while True:
@@ -300,7 +300,7 @@ class _Loop:
         for update in updates:
             values["loss" if update.of == "main" else f"loss {update.of}"] = float(update.loss)
             values.update({name: float(value) for name, value in update.shows.items()})
-        values = self._average(values)
+        values = average(self.fabric, values)
         reporter.show(done, **{name: values[name] for name in list(values)[:3]})
         if self.log is not None:
             rates = {
@@ -318,13 +318,6 @@ class _Loop:
                 scans_per_second=reporter.rate * batch,
                 wait_share=waited / max(time.monotonic() - began, 1e-9),
             )
-
-    def _average(self, values: dict[str, float]) -> dict[str, float]:
-        if self.fabric.world_size == 1:
-            return values
-        packed = torch.tensor(list(values.values()), device=self.fabric.device)
-        means = self.fabric.all_reduce(packed, reduce_op="mean").tolist()
-        return dict(zip(values, means, strict=True))
 
     def _end_epoch(self, phase: Phase, *, last: bool) -> None:
         """Score, keep the best weights, and end the phase when patience is over."""
@@ -354,13 +347,10 @@ class _Loop:
 
     def _agree(self, due: bool) -> bool:
         """Let all processes stop or save at the same step, when any one wants to."""
-        if self.fabric.world_size == 1:
-            return due
-        wishes = torch.tensor([float(self.stop), float(due)], device=self.fabric.device)
-        wishes = self.fabric.all_reduce(wishes, reduce_op="max")
-        if wishes[0] > 0:
+        granted = agree(self.fabric, {"stop": self.stop, "due": due})
+        if granted["stop"]:
             self._ask_to_stop()
-        return bool(wishes[1] > 0)
+        return granted["due"]
 
     def _due(self, last_saved: float, done: int) -> bool:
         every = self.settings.checkpoint_steps

@@ -168,7 +168,7 @@ def _open_board(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(log_dir=str(path))  # type: ignore[no-untyped-call]
+    return SummaryWriter(log_dir=str(path))
 
 
 def _toml(value: Any) -> str:

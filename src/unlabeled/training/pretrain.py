@@ -23,11 +23,12 @@ from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import load_weights, read_weights, save_encoder
 from unlabeled.rng import derive
 from unlabeled.training.checkpoint import read_checkpoint, restore_method
-from unlabeled.training.engine import Result, train
+from unlabeled.training.engine import train
 from unlabeled.training.facts import fingerprint, gather_facts
 from unlabeled.training.log import RunFolder
 from unlabeled.training.progress import Reporter
 from unlabeled.training.settings import Settings, is_first_process, make_fabric
+from unlabeled.training.state import Result
 
 HELD_OUT_SHARE = 0.1
 
