@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -177,8 +178,11 @@ class UNetDecoder(nn.Module):
             coarse = skip
         self.head = pointwise(coarse, out_channels, kernel_size=1)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Compute ``batch out_channels *space`` at the finest map's resolution; no activation at the end."""
+    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
+        """Compute ``batch out_channels *space`` without activation at the end.
+
+        The finest map has the image's own resolution, so `space`, which other decoders need, changes nothing.
+        """
         *skips, image = features
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             image = level(image, skip)
