@@ -1,0 +1,175 @@
+"""Noise in place of parts of an image: in-painting and out-painting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from unlabeled.transforms import _draws, _kernels
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of voxels: where it starts and how long its edges are, along each axis of space [voxel]."""
+
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @property
+    def region(self) -> tuple[slice, ...]:
+        """Index of the box in ``channel *space``."""
+        cuts = (slice(at, at + edge) for at, edge in zip(self.start, self.size, strict=True))
+        return (slice(None), *cuts)
+
+
+def uniform_noise(shape: tuple[int, ...], rng: Generator) -> Tensor:
+    """Draw float32 numbers uniform in [0, 1), some ten times as fast as `torch.rand`.
+
+    >>> noise = uniform_noise((2, 50, 50), torch.Generator().manual_seed(0))
+    >>> bool(0 <= noise.min() < 0.01) and bool(0.99 < noise.max() < 1)
+    True
+    """
+    noise = torch.empty(shape)
+    _kernels.fill_uniform(_draws.seed(rng), noise.view(-1).numpy())
+    return noise
+
+
+def draw_boxes(
+    space: tuple[int, ...],
+    edges: tuple[tuple[int, int], ...],
+    rng: Generator,
+    *,
+    most: int,
+    p_more: float,
+    certain: int = 0,
+    margin: int = 3,
+) -> tuple[Box, ...]:
+    """Draw boxes, each further one with probability `p_more`, until chance stops or there are `most`.
+
+    Parameters
+    ----------
+    space
+        Edge lengths of the image [voxel].
+    edges
+        Shortest and longest edge of a box along each axis, both included [voxel].
+    certain
+        Boxes that are drawn whatever chance says.
+    margin
+        Voxels that stay free at the borders; fewer where the image is too small for it.
+    """
+    dims = len(space)
+    numbers = iter(_draws.uniforms(most * (1 + 2 * dims), rng))
+    boxes: list[Box] = []
+    while len(boxes) < most and (next(numbers) < p_more or len(boxes) < certain):
+        size, start = [], []
+        for axis in range(dims):
+            low, high = (min(max(1, edge), space[axis]) for edge in edges[axis])
+            size.append(low + int(next(numbers) * (high - low + 1)))
+        for axis in range(dims):
+            free = min(margin, (space[axis] - size[axis]) // 2)
+            start.append(free + int(next(numbers) * (space[axis] - size[axis] - 2 * free + 1)))
+        boxes.append(Box(tuple(start), tuple(size)))
+    return tuple(boxes)
+
+
+@dataclass(frozen=True)
+class InPaint:
+    """Replace the inside of some boxes by noise; the image around them must suffice to restore them.
+
+    Box edges are uniform in a sixth to a third of the image's.
+
+    Parameters
+    ----------
+    p
+        Probability that the image is painted at all.
+    boxes
+        Most boxes.
+    p_more
+        Probability of each box, the first included, given the one before.
+    """
+
+    p: float = 1.0
+    boxes: int = 5
+    p_more: float = 0.95
+
+    def draw(self, space: tuple[int, ...], rng: Generator) -> tuple[Box, ...]:
+        """Draw the boxes that turn to noise."""
+        edges = tuple((edge // 6, edge // 3) for edge in space)
+        return draw_boxes(space, edges, rng, most=self.boxes, p_more=self.p_more)
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Paint into ``channel *space``, intensities in [0, 1]."""
+        painted = _paintable(image).clone()
+        if _draws.chance(self.p, rng):
+            for box in self.draw(tuple(image.shape[1:]), rng):
+                part = painted[box.region]
+                part.copy_(uniform_noise(tuple(part.shape), rng))
+        return painted
+
+
+@dataclass(frozen=True)
+class OutPaint:
+    """Replace all but some boxes by noise; the inside of the boxes must suffice to restore the rest.
+
+    Box edges are the image's less a whole number uniform in three to four sevenths of it.
+
+    Parameters
+    ----------
+    p
+        Probability that the image is painted at all.
+    boxes
+        Most boxes; there is always one.
+    p_more
+        Probability of each further box, given the one before.
+    """
+
+    p: float = 1.0
+    boxes: int = 5
+    p_more: float = 0.95
+
+    def draw(self, space: tuple[int, ...], rng: Generator) -> tuple[Box, ...]:
+        """Draw the boxes that stay."""
+        edges = tuple((edge - 4 * edge // 7, edge - 3 * edge // 7) for edge in space)
+        return draw_boxes(space, edges, rng, most=self.boxes, p_more=self.p_more, certain=1)
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Paint around parts of ``channel *space``, intensities in [0, 1]."""
+        _paintable(image)
+        if not _draws.chance(self.p, rng):
+            return image.clone()
+        boxes = self.draw(tuple(image.shape[1:]), rng)
+        painted = uniform_noise(tuple(image.shape), rng).to(image.device, image.dtype)
+        for box in boxes:
+            painted[box.region] = image[box.region]
+        return painted
+
+
+@dataclass(frozen=True)
+class Paint:
+    """In-painting or out-painting, never both (Models Genesis).
+
+    Parameters
+    ----------
+    p
+        Probability that the image is painted at all.
+    p_inpaint
+        Share of in-painting; the rest is out-painting.
+    """
+
+    p: float = 1.0
+    p_inpaint: float = 0.2
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Paint ``channel *space``, intensities in [0, 1]."""
+        if not _draws.chance(self.p, rng):
+            return image.clone()
+        paint = InPaint() if _draws.chance(self.p_inpaint, rng) else OutPaint()
+        return paint(image, rng)
+
+
+def _paintable(image: Tensor) -> Tensor:
+    if not image.is_floating_point():
+        raise TypeError(f"painting needs intensities in [0, 1], not {image.dtype}")
+    return image
