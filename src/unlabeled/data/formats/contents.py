@@ -164,6 +164,10 @@ def require_file(path: Path) -> int:
         )
     if info.st_size == 0:
         raise ScanError(f"{path} is empty (0 bytes)", "Copy or download the file again.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise _system_error(path, error) from None
     return info.st_size
 
 

@@ -45,13 +45,14 @@ def detect(path: Path) -> str | None:
     ('nifti', None)
     """
     name = path.name.lower()
+    if name.startswith("._"):
+        return None  # what macOS leaves beside each file on foreign disks
     if name.endswith(".nii.gz"):
         return "nifti"
     stem, dot, tail = name.rpartition(".")
     suffix = dot + tail if stem else ""
     if suffix in BY_SUFFIX:
-        # Finders of some systems leave "._name" beside each file on foreign disks; these hold no scan.
-        return None if name.startswith("._") else BY_SUFFIX[suffix]
+        return BY_SUFFIX[suffix]
     if suffix in (".hdr", ".img"):
         return _of_pair(path, suffix)
     if name == "dicomdir" or name.startswith("."):

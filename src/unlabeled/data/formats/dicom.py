@@ -167,6 +167,8 @@ def _notes(tags: Dataset) -> tuple[str, ...]:
 def _decode(path: Path, *, labels: bool) -> NDArray[Any]:
     """Decode one file: ``frame row column sample``, as RGB or with large values bright."""
     data = dicom_tags.open_file(path)
+    if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ScanError(f"{path} holds no pixels", "Export the image again, or leave it out.")
     syntax = data.file_meta.TransferSyntaxUID
     try:
         decoder = get_decoder(syntax)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.data.formats import geometry
-from unlabeled.data.formats.contents import Stored, guarded, plain_dtype
+from unlabeled.data.formats.contents import Stored, damaged, guarded, plain_dtype, require_file
 from unlabeled.data.scan import ScanFile
 from unlabeled.errors import ScanError
 
@@ -20,6 +22,14 @@ _READERS = {
     ".nhdr": "NrrdImageIO",
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
+}
+_WIDTHS = {
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_FLOAT": 4,
+    "MET_DOUBLE": 8,
 }
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world is LPS
 
@@ -36,8 +46,9 @@ def load(file: ScanFile, frame: int | None, *, labels: bool = False) -> tuple[St
     """Read header and voxels; see `Reader`."""
     with guarded(file.path, "NRRD or MetaImage"):
         reader = _open(file.path)
-        image = reader.Execute()
+        reader.ReadImageInformation()
         stored = _describe(reader, file.path)
+        image = reader.Execute()
         array = _library(file.path).GetArrayFromImage(image)  # (z) y x (component)
         if array.ndim == len(stored.shape):
             array = array[..., None]
@@ -61,11 +72,37 @@ def _library(path: Path) -> Any:
 def _open(path: Path) -> Any:
     sitk = _library(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    if path.suffix.lower() in (".mha", ".mhd"):
+        _require_voxels(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     if path.suffix.lower() in _READERS:
         reader.SetImageIO(_READERS[path.suffix.lower()])
     return reader
+
+
+def _require_voxels(path: Path) -> None:
+    """Find the voxels of a MetaImage and count their bytes: the library would print its own complaint."""
+    with path.open("rb") as stream:
+        head = stream.read(8192)
+    facts = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t\r]*$", head, re.MULTILINE))
+    name = facts.get(b"ElementDataFile", b"").decode("utf-8", "surrogateescape")
+    if not name or "DimSize" not in head.decode("latin-1"):
+        raise damaged(path, "MetaImage")
+    if name.startswith("LIST") or "%" in name:
+        return
+    local = name.upper() == "LOCAL"
+    present = require_file(path if local else path.parent / name)
+    if facts.get(b"CompressedData", b"").lower() == b"true":
+        return
+    width = _WIDTHS.get(facts.get(b"ElementType", b"").decode().upper(), 1)
+    channels = int(facts.get(b"ElementNumberOfChannels", b"1"))
+    needed = width * channels * math.prod(int(edge) for edge in facts[b"DimSize"].split())
+    if present < needed + (head.find(b"ElementDataFile") if local else 0):
+        raise ScanError(
+            f"{path} is cut off: its voxels need {needed} bytes, {name} has {present}",
+            "Copy or download the file again.",
+        )
 
 
 def _describe(reader: Any, path: Path) -> Stored:

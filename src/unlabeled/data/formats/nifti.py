@@ -33,7 +33,7 @@ def load(file: ScanFile, frame: int | None, *, labels: bool = False) -> tuple[St
         image = _open(path)
         stored = _describe(image, path, frame)
         proxy = image.dataobj
-        raw = np.asanyarray(proxy.get_unscaled())
+        raw = _voxels(image, path)
         if len(_axes(image)) > 3:
             raw = raw[..., frame or 0]
         raw = raw.reshape(stored.shape)
@@ -44,23 +44,57 @@ def load(file: ScanFile, frame: int | None, *, labels: bool = False) -> tuple[St
         return stored, raw[None]
 
 
+def _voxels(image: Any, path: Path) -> NDArray[Any]:
+    """Read the values as they are stored, in the order of the file.
+
+    Compressed files are decompressed as a whole: only then are length and checksum compared, and damage among the
+    voxels found.
+    """
+    proxy = image.dataobj
+    name = Path(image.file_map["image"].filename)
+    if name.suffix.lower() != ".gz":
+        return np.asanyarray(proxy.get_unscaled())
+    whole = gzip.decompress(name.read_bytes())
+    count = int(np.prod(proxy.shape, dtype=object))
+    needed = int(proxy.offset) + count * proxy.dtype.itemsize
+    if len(whole) < needed:
+        raise _cut_off(path, len(whole), needed)
+    flat = np.frombuffer(whole, proxy.dtype, count, int(proxy.offset))
+    return flat.reshape(proxy.shape, order="F")
+
+
+def _cut_off(path: Path, present: int, needed: int) -> ScanError:
+    return ScanError(
+        f"{path} is cut off: {present} of {needed} bytes are there",
+        "Copy or download the file again.",
+    )
+
+
 def _open(path: Path) -> Any:
     """Open an image without its voxels; refuse what only looks like NIfTI."""
+    _require_partner(path)
     try:
         image = nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
+    except nibabel.filebasedimages.ImageFileError as error:
         raise damaged(path, "NIfTI") from error
-    except FileNotFoundError as error:
-        raise ScanError(
-            f"{path} is one half of a pair, and the other half is not beside it",
-            "Put header (.hdr) and voxels (.img) into one folder, with equal names.",
-        ) from error
     if not isinstance(image, nibabel.Nifti1Pair):
         raise ScanError(
             f"{path} is of the older Analyze format, which does not say left from right",
             "Convert it to NIfTI with the program that made it.",
         )
     return image
+
+
+def _require_partner(path: Path) -> None:
+    """Check that header and voxels lie side by side, where they are two files."""
+    partner = {".hdr": ".img", ".img": ".hdr"}.get(path.suffix.lower())
+    if partner is None:
+        return
+    if not any(path.with_suffix(s).is_file() for s in (partner, partner.upper(), partner + ".gz")):
+        raise ScanError(
+            f"{path} is one half of a pair, and the other half ({partner}) is not beside it",
+            "Put header (.hdr) and voxels (.img) into one folder, with equal names.",
+        )
 
 
 def _axes(image: Any) -> tuple[int, ...]:
@@ -160,10 +194,7 @@ def _check_size(image: Any, path: Path) -> None:
     needed = int(image.dataobj.offset) + voxels * header.get_data_dtype().itemsize
     present = require_file(name)
     if present < needed:
-        raise ScanError(
-            f"{path} is cut off: {present} of {needed} bytes are there",
-            "Copy or download the file again.",
-        )
+        raise _cut_off(path, present, needed)
 
 
 def _scale(image: Any) -> tuple[float, float]:
