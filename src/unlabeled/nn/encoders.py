@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
+
+from unlabeled.errors import OptionError
+
+_NAMES = (
+    "unet",
+    "resenc-tiny",
+    "resenc-s",
+    "resenc-m",
+    "resenc-l",
+    "resnet18",
+    "resnet50",
+    "vit-tiny",
+    "vit-s",
+    "vit",
+)
 
 
 class Encoder(nn.Module, ABC):
     """The contract that heads, decoders, transfer and exports rely on, and nothing else.
 
     Called on an image ``batch channel *space``, it returns one feature map a stage, fine to coarse; map i has
-    ``channels[i]`` channels and is ``strides[i]`` times smaller along each axis of space than the image.
+    ``channels[i]`` channels and is ``strides[i]`` times smaller along each axis of space than the image, rounded up
+    where the image is no multiple (``unet`` refuses such images instead).
 
     Attributes
     ----------
@@ -42,6 +60,110 @@ class Encoder(nn.Module, ABC):
         """Compute the feature maps."""
 
 
+def encoder_names() -> tuple[str, ...]:
+    """List every encoder, as typed after ``--encoder``.
+
+    >>> "resenc-tiny" in encoder_names()
+    True
+    """
+    return _NAMES
+
+
 def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
-    """Build an encoder by its name, e.g. ``unet``, ``resenc-tiny``, ``resnet18``, ``vit``."""
-    raise KeyError(name)
+    """Build an encoder with fresh weights, drawn from torch's global generator (which the engine seeds).
+
+    ===============  ==============================================================================================
+    name             network
+    ===============  ==============================================================================================
+    ``unet``         the contracting half of the U-Net of Models Genesis
+    ``resenc-tiny``  nnU-Net's residual encoder in 4 narrow stages, for CPUs and demonstrations
+    ``resenc-s``     ``resenc-m`` with half the channels and half the blocks
+    ``resenc-m``     nnU-Net's ResEnc M: 6 stages in 3D (plan of 128^3 voxels), 8 in 2D (plan of 512^2)
+    ``resenc-l``     nnU-Net's ResEnc L: the tensors of M; nnU-Net's planner gives it larger patches
+    ``resnet18/50``  residual networks with the tensors of torchvision's; convolutions of one more axis in 3D
+    ``vit-tiny/-s``  vision transformers of width 192 and 384, patch 16 (2D) or 8 (3D)
+    ``vit``          vision transformer B/16
+    ===============  ==============================================================================================
+
+    Parameters
+    ----------
+    name
+        One of `encoder_names`.
+    dims
+        Axes of space, 2 or 3.
+    in_channels
+        Channels of the image.
+
+    Raises
+    ------
+    OptionError
+        For an unknown name, other dimensions, or no channel.
+    """
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise OptionError(
+            f"unknown encoder {name!r}", f"{hint}--encoder takes one of {', '.join(_NAMES)}."
+        )
+    if dims not in (2, 3):
+        raise OptionError(
+            f"an encoder works on 2 or 3 axes of space, not {dims}", "Give --dims 2 or 3."
+        )
+    if in_channels < 1:
+        raise OptionError(f"an encoder needs at least one channel, not {in_channels}")
+    family = name.split("-")[0]
+    if family == "unet":
+        from unlabeled.nn.unet import UNetEncoder
+
+        return UNetEncoder(dims=dims, in_channels=in_channels)
+    if family == "resenc":
+        from unlabeled.nn.resenc import ResidualEncoder
+
+        return ResidualEncoder(name, dims=dims, in_channels=in_channels)
+    if family == "vit":
+        from unlabeled.nn.vit import VisionTransformer
+
+        return VisionTransformer(name, dims=dims, in_channels=in_channels)
+    from unlabeled.nn.resnet import ResNetEncoder
+
+    return ResNetEncoder(name, dims=dims, in_channels=in_channels)
+
+
+def check_image(encoder: Encoder, image: Tensor, positions: int = 1) -> None:
+    """Refuse an image that an encoder cannot take.
+
+    Parameters
+    ----------
+    encoder
+        The encoder that is called.
+    image
+        Its input, ``batch channel *space``.
+    positions
+        Fewest positions that the coarsest feature map must have (normalisation needs two).
+
+    Raises
+    ------
+    OptionError
+        When axes or channels differ, or the coarsest map would have too few positions.
+    """
+    space = tuple(image.shape[2:])
+    if len(space) != encoder.dims:
+        raise OptionError(
+            f"{encoder.name} was built for {encoder.dims} axes of space, and the image has {len(space)}",
+            f"Give --dims {len(space)}." if len(space) in (2, 3) else "",
+        )
+    if image.shape[1] != encoder.in_channels:
+        raise OptionError(
+            f"{encoder.name} was built for {encoder.in_channels} channels, and the image has {image.shape[1]}",
+            "Use scans with the same modalities, or pretrain an encoder for these.",
+        )
+    coarsest = [
+        math.ceil(edge / stride) for edge, stride in zip(space, encoder.strides[-1], strict=True)
+    ]
+    if math.prod(coarsest) < positions:
+        enough = " ".join(str(2 * stride) for stride in encoder.strides[-1])
+        raise OptionError(
+            f"an image of {' x '.join(map(str, space))} voxels is too small for {encoder.name}: its coarsest "
+            f"feature map is {max(encoder.strides[-1])} times smaller, a single position",
+            f"Give --patch-size {enough}, or a shallower network: --encoder resenc-tiny.",
+        )

@@ -1,0 +1,161 @@
+"""Decoders: from an encoder's feature maps back to the image's resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled.errors import OptionError
+from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.resenc import ConvNorm, ConvStack, initialise
+
+#: Fewest channels of the steps finer than the encoder's finest map.
+_FEWEST = 16
+
+
+class SkipDecoder(nn.Module):
+    """nnU-Net's decoder, and its continuation for encoders whose finest map is smaller than the image.
+
+    Each step enlarges by a transposed convolution whose kernel is its stride, sets the encoder's map of that
+    resolution beside the result and merges both in one convolution.  For a residual encoder these are nnU-Net's
+    tensors, name by name (`head` is the finest of nnU-Net's `seg_layers`).  Where the finest map has a stride, steps
+    without a map follow, each halving stride and channels (not below 16).  Steps between maps of equal stride
+    (transformers) enlarge by one.
+
+    Parameters
+    ----------
+    encoder
+        Any encoder of the contract; only its channels and strides are read.
+    out_channels
+        Channels of the result.
+
+    Attributes
+    ----------
+    head
+        1x1 convolution to `out_channels`, without activation: what another task replaces.
+    """
+
+    def __init__(self, encoder: Encoder, *, out_channels: int) -> None:
+        super().__init__()
+        if out_channels < 1:
+            raise OptionError(f"a decoder gives at least one channel, not {out_channels}")
+        dims = self.dims = encoder.dims
+        self.finest = encoder.strides[0]
+        pointwise = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.transpconvs = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        width = encoder.channels[-1]
+        for below, level in zip(
+            reversed(encoder.strides[1:]), range(len(encoder.channels) - 2, -1, -1), strict=True
+        ):
+            skip = encoder.channels[level]
+            ratio = _ratio(below, encoder.strides[level])
+            self.transpconvs.append(_enlarge(width, skip, ratio))
+            self.stages.append(ConvStack(ConvNorm(dims, 2 * skip, skip)))
+            width = skip
+        for ratio in _halvings(self.finest):
+            narrow = max(width // 2, min(width, _FEWEST))
+            self.transpconvs.append(_enlarge(width, narrow, ratio))
+            self.stages.append(ConvStack(ConvNorm(dims, narrow, narrow)))
+            width = narrow
+        self.head = pointwise(width, out_channels, 1)
+        self.apply(initialise)
+
+    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
+        """Decode feature maps, fine to coarse.
+
+        Parameters
+        ----------
+        features
+            What the encoder returned.
+        space
+            Edges of the image [voxel]; without it, the finest map's times its stride, which is larger than the image
+            where that is no multiple of the stride.
+
+        Returns
+        -------
+        Tensor
+            ``batch out_channels *space``.
+        """
+        *skips, out = features
+        for enlarge, merge in zip(self.transpconvs, self.stages, strict=True):
+            out = enlarge(out)
+            if skips:
+                skip = skips.pop()
+                out = torch.cat([fit(out, skip.shape[2:]), skip], dim=1)
+            out = merge(out)
+        if space is not None:
+            out = fit(out, space)
+        decoded: Tensor = self.head(out)
+        return decoded
+
+
+def build_decoder(encoder: Encoder, *, out_channels: int) -> nn.Module:
+    """Build the decoder that belongs to an encoder, with fresh weights.
+
+    Parameters
+    ----------
+    encoder
+        The encoder whose feature maps it takes; ``unet`` brings its own, every other gets a `SkipDecoder`.
+    out_channels
+        Channels of the result, at the image's resolution, without activation.
+
+    Returns
+    -------
+    nn.Module
+        Called on the encoder's list of maps; its last layer is ``head``.
+    """
+    if encoder.name == "unet":
+        from unlabeled.nn.unet import UNetDecoder, UNetEncoder
+
+        if isinstance(encoder, UNetEncoder):
+            return UNetDecoder(encoder, out_channels=out_channels)
+    return SkipDecoder(encoder, out_channels=out_channels)
+
+
+def fit(image: Tensor, space: Sequence[int]) -> Tensor:
+    """Cut an image ``batch channel *axes`` to edges, or repeat its last voxels up to them.
+
+    >>> fit(torch.arange(3.0).view(1, 1, 3, 1), (2, 2)).flatten()
+    tensor([0., 0., 1., 1.])
+    """
+    if tuple(image.shape[2:]) == tuple(space):
+        return image
+    image = image[(slice(None), slice(None), *(slice(edge) for edge in space))]
+    missing = [edge - have for edge, have in zip(space, image.shape[2:], strict=True)]
+    if not any(missing):
+        return image
+    return F.pad(
+        image, [side for many in reversed(missing) for side in (0, many)], mode="replicate"
+    )
+
+
+def _enlarge(entering: int, leaving: int, ratio: tuple[int, ...]) -> nn.Module:
+    if len(ratio) == 2:
+        flat = (ratio[0], ratio[1])
+        return nn.ConvTranspose2d(entering, leaving, flat, flat)
+    solid = (ratio[0], ratio[1], ratio[2])
+    return nn.ConvTranspose3d(entering, leaving, solid, solid)
+
+
+def _ratio(coarse: tuple[int, ...], fine: tuple[int, ...]) -> tuple[int, ...]:
+    if any(below % above for below, above in zip(coarse, fine, strict=True)):
+        raise OptionError(f"strides {fine} and {coarse} of an encoder do not divide each other")
+    return tuple(below // above for below, above in zip(coarse, fine, strict=True))
+
+
+def _halvings(stride: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Split a stride into steps of two; an odd rest is one step.
+
+    >>> _halvings((4, 2))
+    [(2, 2), (2, 1)]
+    """
+    steps = []
+    while any(axis > 1 for axis in stride):
+        step = tuple(2 if axis % 2 == 0 else axis for axis in stride)
+        stride = tuple(axis // by for axis, by in zip(stride, step, strict=True))
+        steps.append(step)
+    return steps
