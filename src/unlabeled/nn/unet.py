@@ -114,7 +114,7 @@ class UNetEncoder(Encoder):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Compute one map a level from ``batch channel *space``, fine to coarse."""
-        self._check(image)
+        self.check(image.shape[2:])
         pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
         maps: list[Tensor] = []
         for level in self.levels:
@@ -122,9 +122,15 @@ class UNetEncoder(Encoder):
             maps.append(image)
         return maps
 
-    def _check(self, image: Tensor) -> None:
+    def check(self, space: Sequence[int]) -> None:
+        """Refuse edges [voxel] that the poolings cannot halve.
+
+        Raises
+        ------
+        OptionError
+            When an edge is no multiple of the coarsest stride.
+        """
         stride = self.strides[-1][0]
-        space = tuple(image.shape[2:])
         if any(edge % stride for edge in space):
             fitting = " ".join(str(max(1, round(edge / stride)) * stride) for edge in space)
             raise OptionError(
