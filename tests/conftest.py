@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,11 @@ def shared_data() -> Path:
 def golden() -> Path:
     """Folder of arrays computed with the published code; likewise."""
     return _beside("UNLABELED_GOLDEN", "golden")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLABELED_CACHE", str(tmp_path_factory.mktemp("user-cache")))
+        yield

@@ -51,7 +51,12 @@ def test_two_processes_agree_with_one(tmp_path, tiny_scans, kind):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     here = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": here, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": here,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     found = {}
     for devices in (1, 2):
         out = tmp_path / str(devices)

@@ -15,7 +15,7 @@ from unlabeled import catalogue
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined, Source
 from unlabeled.data.splits import split_subjects
-from unlabeled.data.store import Record, Store, default_cache
+from unlabeled.data.store import Record, Store
 from unlabeled.errors import DataError, OptionError, RunError
 from unlabeled.methods._base import Method, Needs, SharedOptions
 from unlabeled.methods._registry import find
@@ -100,9 +100,10 @@ def pretrain(
         options = _first_options(kind, options, sources or {}, folder)
     if is_first_process():
         folder.create(resume=settings.resume, command=again)
-    index = index_scans(Path(scans))
+    root = Path(cache) if cache else None
+    index = index_scans(scans, cache=root)
     refuse_unmet(slug, kind.needs, index)
-    prepared, dims, left_out = _prepare(kind, options, index, settings, cache)
+    prepared, dims, left_out = _prepare(kind, options, index, settings, root)
     options = fit_dims(options, dims)
     training, held_out = split_records(prepared, options.seed)
     method = build_method(kind, options, dims=dims, channels=training[0].channels, init=init)
@@ -341,13 +342,13 @@ def _prepare(
     options: SharedOptions,
     index: Index,
     settings: Settings,
-    cache: Path | str | None,
+    cache: Path | None,
 ) -> tuple[tuple[Record, ...], int, list[Quarantined]]:
     """Prepare all scans, and leave out what does not go with the rest."""
     own = kind.prepare is not Method.prepare
     if own:
         raise OptionError(f"{kind.__name__} prepares scans itself, which the store does not know")
-    store = Store(Path(cache) if cache else default_cache(), spacing=options.spacing)
+    store = Store(cache, spacing=options.spacing)
     sources: Sequence[Source] = index.sources
     with Reporter("preparing", len(sources), quiet=settings.quiet, unit="scans/s") as reporter:
         prepared = store.prepare(

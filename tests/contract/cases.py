@@ -1,0 +1,36 @@
+"""Small options and small scans for every method: what a contract test needs to run one within seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unlabeled.methods._base import SharedOptions
+from unlabeled.methods._registry import find
+
+SMALL: dict[str, Any] = {
+    "batch_size": 2,
+    "samples_per_scan": 1,
+    "encoder": "resenc-tiny",
+    "epochs": 2,
+    "steps": 3,
+}
+#: options of one method that make it small: by slug
+OWN: dict[str, dict[str, Any]] = {
+    "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
+}
+
+
+def small_options(slug: str, dims: int, **changes: Any) -> SharedOptions:
+    """Make the options of a small run."""
+    edge = 16 if dims == 3 else 32
+    values = {**SMALL, "patch_size": (edge,) * dims, "dims": dims, **OWN.get(slug, {}), **changes}
+    made = find(slug).options_class.from_names(**values)
+    assert isinstance(made, SharedOptions)
+    return made
+
+
+def every_method_and_dims() -> list[tuple[str, int]]:
+    """List all methods, in all dimensions that they work on."""
+    from unlabeled.methods._registry import slugs
+
+    return [(slug, dims) for slug in slugs() for dims in find(slug).needs.dims]
