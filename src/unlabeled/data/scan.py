@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -169,7 +169,7 @@ class Index:
     root
         What the person typed.
     sources
-        Usable scans, sorted by name.
+        Usable scans, sorted by name; a tuple, or for very many files a sequence that makes each `Source` when asked.
     quarantine
         Files left out, with reasons.
     rule
@@ -183,7 +183,7 @@ class Index:
     """
 
     root: Path
-    sources: tuple[Source, ...]
+    sources: Sequence[Source]
     quarantine: tuple[Quarantined, ...] = ()
     rule: str = ""
     layout: str = "folder"
