@@ -9,6 +9,7 @@ BY_SUFFIX = {
     ".nii": "nifti",
     ".dcm": "dicom",
     ".dicom": "dicom",
+    ".dic": "dicom",
     ".ima": "dicom",
     ".png": "picture",
     ".jpg": "picture",
@@ -70,7 +71,12 @@ def _of_pair(path: Path, suffix: str) -> str | None:
         return None if paired else "nifti"
     if paired:
         return "nifti"
-    return "nifti" if _first_bytes(path)[344:348] == b"ni1\x00" else None
+    return "nifti" if _is_nifti(_first_bytes(path)) else None
+
+
+def _is_nifti(head: bytes) -> bool:
+    """Recognise version 1, whose mark ends the header, and version 2, whose mark follows its length."""
+    return head[344:348] in (b"n+1\x00", b"ni1\x00") or head[4:8] in (b"n+2\x00", b"ni2\x00")
 
 
 def _by_content(path: Path) -> str | None:
@@ -80,7 +86,7 @@ def _by_content(path: Path) -> str | None:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
-    if head[344:348] in (b"n+1\x00", b"ni1\x00"):
+    if _is_nifti(head):
         return "nifti"
     return "dicom" if _bare_dicom(head) else None
 

@@ -74,6 +74,8 @@ TELLS_APART = (
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG", "PX", "IO"})
 _QUANTITATIVE = frozenset({"CT", "PT", "NM", "RTDOSE"})  # their stored values mean something
 _NO_SCANS = frozenset({"SEG", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "ECG", "DOC"})
+# One frame of these is a projection or a photograph, whatever position the header may state.
+_PICTURES = frozenset({"XR", "MG", "XA", "RF", "US", "ES", "XC", "OP", "GM", "SM"})
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -186,6 +188,8 @@ def planes_of(tags: Dataset, path: Path) -> list[Plane]:
     for frame in range(frames):
         groups = [each[frame]] if frame < len(each) else []
         planes.append(_plane(path, frame, [*groups, shared], tags))
+    if frames == 1 and modality_of(tags) in _PICTURES:
+        return [_displaced(plane, None) for plane in planes]
     if frames > 1 and not each:
         if offsets is None or len(offsets) != frames:
             return [_displaced(plane, None) for plane in planes]
@@ -257,12 +261,16 @@ def _require_image(tags: Dataset, path: Path) -> None:
             "Give the folder of the images that it lists.",
         )
     modality = modality_of(tags)
-    rows, columns = int(number(tags, "Rows", 0)), int(number(tags, "Columns", 0))
-    if modality in _NO_SCANS or rows < 1 or columns < 1:
-        kind = pydicom.uid.UID(str(tags.get("SOPClassUID", ""))).name.removesuffix(" Storage")
+    kind = pydicom.uid.UID(str(tags.get("SOPClassUID", ""))).name.removesuffix(" Storage")
+    if modality in _NO_SCANS:
         raise ScanError(
-            f"{path} holds no scan but {modality or 'another kind of object'} ({kind or 'unknown'})",
+            f"{path} holds no scan but {modality} ({kind or 'unknown'})",
             "Leave it out; masks are read from NIfTI or PNG.",
+        )
+    if number(tags, "Rows", 0) < 1 or number(tags, "Columns", 0) < 1:
+        raise ScanError(
+            f"{path} holds no pixels (kind of object: {kind or 'unknown'})",
+            "Leave it out, or export it again with its image.",
         )
     if int(number(tags, "BitsAllocated", 16)) not in (1, 8, 16, 32, 64):
         raise ScanError(f"{path} states an impossible number of bits", "Export the scan again.")

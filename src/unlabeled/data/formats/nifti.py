@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.fileholders import FileHolder
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from unlabeled.data.formats.contents import Stored, damaged, guarded, plain_dtyp
 from unlabeled.data.scan import ScanFile
 from unlabeled.errors import ScanError
 
+_MILLIMETRES = {"meter": 1e3, "micron": 1e-3}
 _COLOURS = {("R", "G", "B"), ("R", "G", "B", "A")}
 
 
@@ -74,7 +76,7 @@ def _open(path: Path) -> Any:
     """Open an image without its voxels; refuse what only looks like NIfTI."""
     _require_partner(path)
     try:
-        image = nibabel.load(path)
+        image = nibabel.load(path) if path.suffix else _open_nameless(path)
     except nibabel.filebasedimages.ImageFileError as error:
         raise damaged(path, "NIfTI") from error
     if not isinstance(image, nibabel.Nifti1Pair):
@@ -83,6 +85,16 @@ def _open(path: Path) -> Any:
             "Convert it to NIfTI with the program that made it.",
         )
     return image
+
+
+def _open_nameless(path: Path) -> Any:
+    """Open a file without suffix, which nibabel would refuse by its name."""
+    kind: Any = nibabel.Nifti1Image
+    with path.open("rb") as stream:
+        size = stream.read(4)
+    if 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big")):
+        kind = nibabel.Nifti2Image
+    return kind.from_file_map({"image": FileHolder(filename=str(path))})
 
 
 def _require_partner(path: Path) -> None:
@@ -121,7 +133,7 @@ def _describe(image: Any, path: Path, frame: int | None) -> Stored:
             "Choose one in a manifest's column `frame` (0 is the first), "
             f"or cut it out: nib-roi -t 0:1 '{path}' volume.nii.gz",
         )
-    if frame is not None and not 0 <= frame < frames:
+    if frames > 1 and frame is not None and not 0 <= frame < frames:
         raise ScanError(
             f"{path} has no frame {frame}", f"Give a frame from 0 to {frames - 1} in the manifest."
         )
@@ -129,6 +141,9 @@ def _describe(image: Any, path: Path, frame: int | None) -> Stored:
     colour = dtype.names in _COLOURS
     kind = np.dtype(np.uint8) if colour else plain_dtype(dtype, path)
     affine = np.asarray(image.affine, dtype=np.float64)
+    unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    if unit != 1.0:
+        affine = np.diag([unit, unit, unit, 1.0]) @ affine
     notes = _check_geometry(image, affine, path)
     _check_size(image, path)
     integers = kind.kind in "iu" and not colour

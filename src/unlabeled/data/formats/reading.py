@@ -37,7 +37,8 @@ def read_header(file: ScanFile, *, frame: int | None = None) -> Header:
     file
         File or files of one channel.
     frame
-        Take this frame or time point, counted from 0, of a file that holds several.
+        Take this frame or time point, counted from 0, of a file that holds several; ignored by one that holds one
+        picture or volume.
 
     Raises
     ------

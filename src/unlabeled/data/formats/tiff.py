@@ -65,7 +65,7 @@ def _describe(
         axes, channels = axes.replace("C", "P"), 1
         sizes["P"] = sizes["C"]
     pages = int(sizes.get("P", 1))
-    if frame is not None and not 0 <= frame < pages:
+    if pages > 1 and frame is not None and not 0 <= frame < pages:
         raise ScanError(
             f"{path} has no page {frame}", f"Give a frame from 0 to {pages - 1} in the manifest."
         )
