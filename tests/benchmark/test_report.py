@@ -1,0 +1,291 @@
+"""The report stands alone, holds every section, escapes what it is given and is well-formed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from unlabeled.benchmark.charts import Curve, Series, _Axis
+from unlabeled.benchmark.pictures import overlay, panel
+from unlabeled.benchmark.report import (
+    Command,
+    Cost,
+    Example,
+    MethodCard,
+    Picture,
+    ReportData,
+    duration_text,
+    render_report,
+    write_report,
+)
+from unlabeled.benchmark.statistics import Score, compare_scores
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/x.png onerror=alert(1)>"
+
+
+def example_comparison(method="models-genesis", fractions=(0.1, 0.25, 1.0), effect=0.03):
+    rng = np.random.default_rng(0)
+    rows = []
+    for fraction in fractions:
+        for seed in range(3):
+            for subject in range(8):
+                base = 0.6 + 0.2 * fraction + 0.01 * subject + rng.normal(0, 0.004)
+                rows.append(Score("scratch", fraction, seed, f"s{subject}", base))
+                gain = effect * (1.2 - fraction) + rng.normal(0, 0.006)
+                rows.append(Score(method, fraction, seed, f"s{subject}", base + gain))
+    return compare_scores(rows, resamples=300)
+
+
+def example_report(word="Models Genesis", **changes) -> ReportData:
+    slug = changes.pop("slug", "models-genesis")
+    y, x = np.mgrid[:48, :48]
+    image = np.hypot(x - 24, y - 24).astype(float)
+    mask = (image < 14).astype(int) + (image < 7)
+    png = overlay(image, mask, np.roll(mask, 2, axis=0))
+    steps = tuple(float(step) for step in range(0, 400, 10))
+    falling = tuple(0.05 + 0.3 * np.exp(-step / 90) for step in steps)
+    data = ReportData(
+        title=f"Does pretraining help? {word}",
+        comparison=changes.pop("comparison", None) or example_comparison(slug),
+        done=(f"An encoder was pretrained with {word}.", "It was fine-tuned with few labels."),
+        virtual="The patients are computed from a template.",
+        cautions=(f"Few seeds: {word}",),
+        names={slug: word},
+        costs={slug: Cost(42.0, 7.5), "scratch": Cost(0.0, 7.4)},
+        curves=(
+            Curve("Pretraining", "step", "loss", (Series(word, steps, falling),), note=word),
+            Curve(
+                "Fine-tuning",
+                "step",
+                "Dice",
+                (
+                    Series("From scratch", steps, tuple(1 - 2 * v for v in falling), colour=0),
+                    Series(word, steps, tuple(1 - v for v in falling)),
+                ),
+            ),
+        ),
+        previews=(
+            Picture(
+                panel({"deformed": image, "restored": image, "intact": image}),
+                f"Panel {word}",
+                word,
+            ),
+        ),
+        examples=tuple(
+            Example(
+                f"{rank} test subject",
+                f"Dice of {word}",
+                (
+                    Picture(png, f"{rank} scratch", "From scratch: 0.61"),
+                    Picture(png, f"{rank} {word}", word),
+                ),
+            )
+            for rank in ("Best", "Median", "Worst")
+        ),
+        label_names=("grey", word),
+        data={"Scans": "24", "Note": word},
+        quarantine={f"no spacing {word}": 2, "empty": 1},
+        methods=(
+            MethodCard(
+                slug,
+                word,
+                f"Zhou et al., {word}",
+                f"@article{{zhou, title={{{word}}}}}",
+                {"lr": "1.0", "x": word},
+                (word,),
+            ),
+        ),
+        environment={"seed": "0", "torch": "2.13.0", "more": word},
+        reproduce=(Command(f"unlabeled demo {word}", "Makes this page again."),),
+        next_steps=(Command("unlabeled check scans/", "Looks at your own scans."),),
+        created="2026-01-31",
+    )
+    return replace(data, **changes)
+
+
+class Reader(HTMLParser):
+    """Collects tags, ids, links and text, and checks that tags balance."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.seen if name == tag]
+
+
+def test_every_section_is_there_and_the_verdict_comes_first():
+    page = Reader(render_report(example_report()))
+    ids = [a["id"] for _, a in page.seen if "id" in a]
+    for section in (
+        "done",
+        "scores",
+        "curves",
+        "pretext",
+        "examples",
+        "data",
+        "methods",
+        "reproduce",
+    ):
+        assert section in ids
+    assert len(ids) == len(set(ids))
+    words = page.words
+    assert words.index("Pretraining with Models Genesis improved Dice") < words.index(
+        "What was done", words.index("Virtual")
+    )
+    for text in (
+        "virtual",
+        "template",
+        "Files left out: 3",
+        "@article{zhou",
+        "2.13.0",
+        "unlabeled demo",
+        "42 s",
+        "7.5 s",
+    ):
+        assert text.lower() in words.lower(), text
+    assert len(page.of("tr")) > 6
+    assert len(page.of("h1")) == 1
+
+
+def test_references_lead_nowhere_outside():
+    page = Reader(render_report(example_report()))
+    ids = {a["id"] for _, a in page.seen if "id" in a}
+    for tag, attributes in page.seen:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name not in {"srcset", "action", "background"}
+            if name == "src":
+                assert value.startswith("data:image/png;base64,")
+            if name in {"href", "xlink:href"}:
+                assert value.startswith("#")
+                assert value[1:] in ids
+            if name in {"aria-labelledby"}:
+                assert set(value.split()) <= ids
+    assert "default-src 'none'" in page.of("meta")[3]["content"]
+    style = re.search(r"<style>(.*?)</style>", render_report(example_report()), re.S).group(1)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_hostile_names_are_only_text():
+    text = render_report(example_report(HOSTILE, slug='a<b>&"c'))
+    page = Reader(text)
+    assert "<script" not in text
+    assert "onerror=alert" in page.words  # shown, not run
+    assert all("onerror" not in attributes for _, attributes in page.seen)
+    assert all((a.get("src") or "").startswith("data:") for a in page.of("img"))
+    assert not any(
+        "evil" in (value or "")
+        for tag, a in page.seen
+        for name, value in a.items()
+        if name in {"src", "href"}
+    )
+
+
+def test_pictures_and_charts_speak():
+    page = Reader(render_report(example_report()))
+    assert len(page.of("img")) == 7
+    assert all(a.get("alt") for a in page.of("img"))
+    charts = [a for a in page.of("svg") if a.get("role") == "img"]
+    assert len(charts) == 4
+    assert all(a["aria-labelledby"] for a in charts)
+    assert all(a.get("aria-hidden") == "true" for a in page.of("svg") if a.get("role") != "img")
+    assert all(a.get("tabindex") == "0" for _, a in page.seen if a.get("role") == "region")
+
+
+def test_optional_parts_may_be_absent():
+    alone = compare_scores(
+        [Score("scratch", 4, 0, f"s{i}", 0.5 + i / 100) for i in range(4)], resamples=50
+    )
+    page = Reader(
+        render_report(ReportData(title="Bare", comparison=alone, done=("Nothing more.",)))
+    )
+    assert "nothing can be said about a gain" in page.words
+    assert "4 labelled subjects" in page.words
+    assert "Every file was read and used." in page.words
+    assert "Virtual" not in page.words
+    targets = {a["href"] for a in page.of("a")}
+    assert "#curves" not in targets
+
+
+def test_no_gain_is_said_as_plainly_as_a_gain():
+    page = render_report(example_report(comparison=example_comparison(effect=0.0)))
+    assert 'class="verdict none"' in page
+    assert "No significant gain" in page
+    harm = render_report(example_report(comparison=example_comparison(effect=-0.1)))
+    assert 'class="verdict harm"' in harm
+
+
+def test_single_subjects_and_infinite_intervals_are_drawn():
+    rows = [
+        Score(m, 1, s, "only", 0.5 + s / 10 + (m == "a") / 7)
+        for m in ("scratch", "a")
+        for s in range(2)
+    ]
+    text = render_report(ReportData(title="One", comparison=compare_scores(rows), done=()))
+    assert "NaN" not in text
+    drawn = re.findall(r'(?:x1|x2|y1|y2|cx|cy)="([^"]+)"', text)
+    assert all(np.isfinite(float(value)) for value in drawn)
+
+
+def test_the_file_is_small_and_replaces_the_old_one_whole(tmp_path):
+    path = write_report(tmp_path / "new" / "report.html", example_report())
+    size = path.stat().st_size
+    assert 20_000 < size < 400_000
+    write_report(path, example_report("Other"))
+    assert "Other" in path.read_text(encoding="utf-8")
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_the_same_data_gives_the_same_bytes():
+    assert render_report(example_report()) == render_report(example_report())
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ((0.0, 1.0), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        ((0.61, 0.69), (0.6, 0.62, 0.64, 0.66, 0.68, 0.7)),
+        ((3.0, 3.0), (2.4, 2.6, 2.8, 3.0, 3.2, 3.4, 3.6)),
+    ],
+)
+def test_ticks_are_round_and_enclose_the_values(values, ticks):
+    axis = _Axis.over(values, 0.0, 100.0, 5)
+    assert axis.low <= min(values) <= max(values) <= axis.high
+    if values[0] != values[1]:
+        assert axis.ticks == pytest.approx(ticks)
+    assert axis.at(axis.low) == 0.0
+    assert axis.at(axis.high) == 100.0
+
+
+def test_durations_stay_readable():
+    assert duration_text(59.6) == "1 min 0 s"
+    assert duration_text(9.99) == "10.0 s"
+    assert duration_text(3599.9) == "1 h 0 min"
