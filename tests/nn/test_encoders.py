@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder, build_encoder, encoder_names
 
-BIG = {"resenc-m", "resenc-l", "resnet50", "vit", "vit-s"}
+BIG = {"resenc-s", "resenc-m", "resenc-l", "resnet50", "vit", "vit-s"}
 EVERY = [
     pytest.param(name, dims, marks=pytest.mark.slow if name in BIG else ())
     for name in encoder_names()

@@ -43,7 +43,7 @@ def test_pooling_is_the_mean_of_the_coarsest_map() -> None:
 def test_dropout_acts_in_training_alone() -> None:
     encoder = build_encoder("resenc-tiny", dims=2)
     head = ClassificationHead(encoder, 2, p_dropout=0.5)
-    features = [torch.ones(1, 64, 2, 2)]
+    features = [torch.ones(1, 128, 2, 2)]
     assert torch.equal(head.eval()(features), head(features))
 
 

@@ -123,7 +123,7 @@ def test_plans_follow_the_patch_that_nnunet_plans_for() -> None:
 def test_each_block_starts_as_its_shortcut() -> None:
     encoder = build_encoder("resenc-tiny", dims=2).eval()
     block = encoder.get_submodule("stages.1.blocks.0")
-    image = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = nn.functional.leaky_relu(block.get_submodule("skip")(image), 0.01)
         torch.testing.assert_close(block(image), expected)

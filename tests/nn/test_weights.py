@@ -154,13 +154,13 @@ def test_the_report_names_every_tensor_once() -> None:
     source, target = tiny(seed=1, in_channels=3), tiny(seed=2)
     state = dict(source.state_dict())
     del state["stages.0.blocks.0.conv1.conv.bias"]
-    state["stages.1.blocks.0.conv1.conv.weight"] = torch.zeros(16, 8, 5, 5)
+    state["stages.1.blocks.0.conv1.conv.weight"] = torch.zeros(32, 16, 5, 5)
     state["fc.weight"] = torch.zeros(10, 64)
     before = target.state_dict()["stages.1.blocks.0.conv1.conv.weight"].clone()
     report = load_weights(target, state)
     assert report.missing == (
-        "stages.0.blocks.0.conv1.conv.bias 8",
-        "stages.1.blocks.0.conv1.conv.weight 16x8x3x3, in the file 16x8x5x5",
+        "stages.0.blocks.0.conv1.conv.bias 16",
+        "stages.1.blocks.0.conv1.conv.weight 32x16x3x3, in the file 32x16x5x5",
     )
     assert [one.name for one in report.adapted] == ["stem.convs.0.conv.weight"]
     assert report.unexpected == ("fc.weight 10x64",)

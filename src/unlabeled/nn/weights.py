@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -141,7 +142,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     RunError
         When the folder cannot be written or the disk is full; the old file, if any, stays.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
+    draft = path.with_name(f".{secrets.token_hex(8)}.draft")  # short: the name may be at its limit
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
@@ -154,7 +155,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             "Make room or choose another place with --out.",
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def load_encoder(path: Path | str) -> tuple[Encoder, dict[str, Any]]:
