@@ -227,6 +227,10 @@ def cases(make: ModuleType) -> dict[str, Any]:
         (folder / "scan.nrrd").write_text("no scan at all")
 
     @case("read")
+    def metaimage(folder: Path) -> Any:
+        return _itk(make, folder / "a.mha")
+
+    @case("read")
     def nrrd(folder: Path) -> Any:
         return _itk(make, folder / "scan.nrrd")
 

@@ -102,3 +102,49 @@ def test_a_missing_file_and_an_unknown_format_are_named(tmp_path: Path) -> None:
         read_header(ScanFile((tmp_path / "gone.nii",), "nifti"))
     with pytest.raises(ScanError, match="unknown format 'video'"):
         read_header(ScanFile((tmp_path / "gone.mp4",), "video"))
+
+
+SOUND = {
+    "a.nii": lambda make, path: make.nifti(path),
+    "a.nii.gz": lambda make, path: make.nifti(path),
+    "a.dcm": lambda make, path: make.dicom(path),
+    "a.png": lambda make, path: make.picture(path, make.voxels(20, 30, dtype=np.uint8)),
+    "a.jpg": lambda make, path: make.picture(path, make.voxels(20, 30, 3, dtype=np.uint8)),
+    "a.tif": lambda make, path: make.tiff(path, make.voxels(3, 20, 30, dtype=np.uint16)),
+    "b.tif": lambda make, path: make.picture(
+        path, make.voxels(20, 30, dtype=np.uint8), compression="tiff_lzw"
+    ),
+    "a.npy": lambda make, path: make.array_file(path, make.voxels(5, 6)),
+    "a.mha": lambda make, path: make.CASES["metaimage"].make(path.parent),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", SOUND)
+def test_flipped_bytes_and_cuts_anywhere_end_in_a_scan_or_a_reason(
+    broken: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / name
+    SOUND[name](broken, path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    file = ScanFile((path,), detect(path) or "")
+    capfd.readouterr()
+    for _ in range(120):
+        damaged = bytearray(whole)
+        if rng.random() < 0.2:
+            damaged = damaged[: int(rng.integers(1, len(damaged)))]
+        for _ in range(int(rng.choice((1, 2, 8)))):
+            reach = min(len(damaged), int(rng.choice((400, len(damaged)))))
+            damaged[int(rng.integers(reach))] = int(rng.choice((0, 255, int(rng.integers(256)))))
+        path.write_bytes(bytes(damaged))
+        try:
+            read_header(file)
+            scan = read_scan(Source(name=name, channels=(file,), subject="a"))
+        except ScanError as error:
+            said = error.fact
+        else:
+            said = str(path)
+            assert scan.array.size
+        assert str(path) in said
+    assert capfd.readouterr() == ("", "")

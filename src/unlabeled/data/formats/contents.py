@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +19,9 @@ from numpy.typing import NDArray
 
 from unlabeled.data.scan import Grid, ScanFile
 from unlabeled.errors import ScanError
+
+_ERROR_STREAM = threading.Lock()
+_CHATTY = ("nibabel.global", "tifffile", "pydicom", "pydicom.pixels.decoders.base")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +193,7 @@ def guarded(path: Path, kind: str) -> Iterator[None]:
     Damaged files make libraries raise nearly anything.  Their messages may quote header values, and with them
     personal data; so only the kind of the error is passed on.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _Silence():
         warnings.simplefilter("ignore")
         try:
             yield
@@ -204,6 +210,44 @@ def guarded(path: Path, kind: str) -> Iterator[None]:
             raise damaged(path, kind) from error
         except Exception as error:
             raise damaged(path, kind) from error
+
+
+class _Silence(logging.Filter):
+    """Keep the libraries' logged remarks about odd headers from the screen while a file is read."""
+
+    def __enter__(self) -> None:
+        for name in _CHATTY:
+            logging.getLogger(name).addFilter(self)
+
+    def __exit__(self, *error: object) -> None:
+        for name in _CHATTY:
+            logging.getLogger(name).removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let nothing pass."""
+        return False
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep from the screen what libraries in C print about damaged files, past Python's own streams.
+
+    The error stream of the whole process is closed meanwhile; one thread at a time may do so.
+    """
+    with _ERROR_STREAM:
+        try:
+            kept = os.dup(2)
+        except OSError:  # the process has no error stream
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def damaged(path: Path, kind: str) -> ScanError:

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.data.formats import geometry
-from unlabeled.data.formats.contents import Stored, damaged, guarded, plain_dtype, require_file
+from unlabeled.data.formats.contents import (
+    Stored,
+    damaged,
+    guarded,
+    hushed,
+    plain_dtype,
+    require_file,
+)
 from unlabeled.data.scan import ScanFile
 from unlabeled.errors import ScanError
 
@@ -36,7 +43,7 @@ _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world is LPS
 
 def inspect(file: ScanFile, frame: int | None) -> Stored:
     """Read the header; see `Reader`."""
-    with guarded(file.path, "NRRD or MetaImage"):
+    with guarded(file.path, "NRRD or MetaImage"), hushed():
         reader = _open(file.path)
         reader.ReadImageInformation()
         return _describe(reader, file.path)
@@ -44,7 +51,7 @@ def inspect(file: ScanFile, frame: int | None) -> Stored:
 
 def load(file: ScanFile, frame: int | None, *, labels: bool = False) -> tuple[Stored, NDArray[Any]]:
     """Read header and voxels; see `Reader`."""
-    with guarded(file.path, "NRRD or MetaImage"):
+    with guarded(file.path, "NRRD or MetaImage"), hushed():
         reader = _open(file.path)
         reader.ReadImageInformation()
         stored = _describe(reader, file.path)
@@ -92,7 +99,10 @@ def _require_voxels(path: Path) -> None:
     if name.startswith("LIST") or "%" in name:
         return
     local = name.upper() == "LOCAL"
-    present = require_file(path if local else path.parent / name)
+    try:
+        present = require_file(path if local else path.parent / name)
+    except ScanError as error:
+        raise ScanError(f"{path} has no voxels: {error.fact}", error.remedy) from None
     if facts.get(b"CompressedData", b"").lower() == b"true":
         return
     width = _WIDTHS.get(facts.get(b"ElementType", b"").decode().upper(), 1)

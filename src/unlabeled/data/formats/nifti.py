@@ -9,7 +9,6 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.fileholders import FileHolder
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
@@ -24,14 +23,14 @@ _COLOURS = {("R", "G", "B"), ("R", "G", "B", "A")}
 
 def inspect(file: ScanFile, frame: int | None) -> Stored:
     """Read the header; see `Reader`."""
-    with guarded(file.path, "NIfTI"), LoggingOutputSuppressor():
+    with guarded(file.path, "NIfTI"):
         return _describe(_open(file.path), file.path, frame)
 
 
 def load(file: ScanFile, frame: int | None, *, labels: bool = False) -> tuple[Stored, NDArray[Any]]:
     """Read header and voxels; see `Reader`."""
     path = file.path
-    with guarded(path, "NIfTI"), LoggingOutputSuppressor():
+    with guarded(path, "NIfTI"):
         image = _open(path)
         stored = _describe(image, path, frame)
         proxy = image.dataobj

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.data.formats import geometry
-from unlabeled.data.formats.contents import Header, Reader, Series, Stored, require_file
+from unlabeled.data.formats.contents import Header, Reader, Series, Stored, damaged, require_file
 from unlabeled.data.scan import Quarantined, Scan, ScanFile, Source
 from unlabeled.errors import ScanError
 
@@ -102,6 +102,8 @@ def load_channel(
 ) -> tuple[Stored, NDArray[Any]]:
     """Read one file's voxels in the file's own order, checked for NaN."""
     stored, array = reader_of(file).load(file, frame, labels=labels)
+    if array.shape != (stored.channels, *stored.shape) or not array.size:
+        raise damaged(file.path, file.format)
     if array.dtype != stored.dtype:
         array = array.astype(stored.dtype)
     if array.dtype.kind == "f" and array.size:
@@ -118,7 +120,7 @@ def load_channel(
 def orient(stored: Stored, array: NDArray[Any]) -> Oriented:
     """Turn voxels to RAS where the orientation is known, and drop the axis of a single slice."""
     header = header_of(stored)
-    array = array.reshape(array.shape[0], *stored.shape)
+    array = array.reshape(array.shape[0], *stored.shape)  # a mask takes its scan's axes
     if header.affine is not None and stored.affine is not None:
         array = geometry.to_ras(array, stored.affine)
     array = np.ascontiguousarray(array).reshape(array.shape[0], *header.shape)

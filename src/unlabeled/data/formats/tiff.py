@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unlabeled.data.formats.contents import Stored, guarded, plain_dtype
+from unlabeled.data.formats.contents import Stored, guarded, hushed, plain_dtype
 from unlabeled.data.scan import ScanFile
 from unlabeled.errors import ScanError
 
@@ -20,13 +19,13 @@ _PALETTE = 3
 
 def inspect(file: ScanFile, frame: int | None) -> Stored:
     """Read the header; see `Reader`."""
-    with guarded(file.path, "TIFF"), _Quiet(), tifffile.TiffFile(file.path) as tiff:
+    with guarded(file.path, "TIFF"), tifffile.TiffFile(file.path) as tiff:
         return _describe(tiff, file.path, frame, labels=False)[0]
 
 
 def load(file: ScanFile, frame: int | None, *, labels: bool = False) -> tuple[Stored, NDArray[Any]]:
     """Read header and pixels; see `Reader`."""
-    with guarded(file.path, "TIFF"), _Quiet(), tifffile.TiffFile(file.path) as tiff:
+    with guarded(file.path, "TIFF"), tifffile.TiffFile(file.path) as tiff:
         stored, axes = _describe(tiff, file.path, frame, labels=labels)
         series = tiff.series[0]
         try:
@@ -123,24 +122,10 @@ def _by_pillow(path: Path, series: Any) -> NDArray[Any]:
     """Decode pages by the library inside Pillow: it knows compressions (LZW, JPEG) that tifffile does not alone."""
     from PIL import Image, ImageSequence
 
-    with Image.open(path, formats=("TIFF",)) as image:
+    with hushed(), Image.open(path, formats=("TIFF",)) as image:
         pages = [np.asarray(page) for page in ImageSequence.Iterator(image)]
         turned = image.mode in ("1", "L")
     array = np.stack(pages[: len(series.pages)]).reshape(series.shape)
     if series.keyframe.photometric == _INVERTED and turned:
         return _invert(array, int(series.keyframe.bitspersample))
     return array
-
-
-class _Quiet(logging.Filter):
-    """Keep the library's remarks about odd tags from the screen while a file is read."""
-
-    def __enter__(self) -> None:
-        logging.getLogger("tifffile").addFilter(self)
-
-    def __exit__(self, *error: object) -> None:
-        logging.getLogger("tifffile").removeFilter(self)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let nothing pass."""
-        return False
