@@ -134,6 +134,30 @@ def test_slopes_that_change_from_slice_to_slice_are_applied(
         np.testing.assert_allclose(scan.array[0, :, :, i], expected)
 
 
+def test_a_table_of_values_is_applied(broken: ModuleType, tmp_path: Path) -> None:
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [256, 0, 16], "US"
+    table.add_new("LUTData", "OW", (3 * np.arange(256, dtype="<u2")).tobytes())
+    path = broken.dicom(
+        tmp_path / "a.dcm",
+        broken.voxels(6, 7, dtype=np.uint8),
+        Modality="CR",
+        RescaleSlope=None,
+        RescaleIntercept=None,
+        ModalityLUTSequence=[table],
+    )
+    assert np.array_equal(read(path).intensities()[0], 3.0 * broken.voxels(6, 7))
+
+
+def test_doses_are_in_their_unit() -> None:
+    data = pydicom.dcmread(sample("rtdose.dcm"))
+    scan = read(sample("rtdose.dcm"))
+    assert scan.spacing == pytest.approx((10, 10, 5))
+    doses = data.pixel_array * float(data.DoseGridScaling)
+    assert scan.intensities().max() == pytest.approx(doses.max(), rel=1e-6)
+    assert scan.intensities().sum() == pytest.approx(doses.sum(), rel=1e-4)
+
+
 @pytest.mark.parametrize(("kind", "top"), [("u1", 255), ("u2", 4095), ("i2", -1)])
 def test_radiographs_with_white_as_zero_are_inverted(
     broken: ModuleType, tmp_path: Path, kind: str, top: int

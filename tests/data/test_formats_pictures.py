@@ -276,3 +276,16 @@ def test_nifti_without_a_suffix_is_read(broken: ModuleType, tmp_path: Path, kind
     path = (tmp_path / "n.nii").rename(tmp_path / "n")
     _, scan = both(path)
     assert np.array_equal(scan.array[0], broken.voxels()[::-1])
+
+
+def test_many_channels_of_one_plane_are_pages(broken: ModuleType, tmp_path: Path) -> None:
+    array = broken.voxels(6, 20, 30, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "t.tif", array, imagej=True, metadata={"axes": "CYX"})
+    header, scan = both(tmp_path / "t.tif")
+    assert header.channels == 1
+    assert np.array_equal(scan.array[0], np.moveaxis(array, 0, -1))
+    few = broken.voxels(3, 20, 30, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "f.tif", few, imagej=True, metadata={"axes": "CYX"})
+    header, scan = both(tmp_path / "f.tif")
+    assert header.channels == 3
+    assert np.array_equal(scan.array, few)
