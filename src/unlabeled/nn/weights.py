@@ -9,6 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unlabeled import __version__
 from unlabeled.errors import RunError
 from unlabeled.nn.adaptation import adapt
 from unlabeled.nn.checkpoints import FILE, HEADER, read_weights
@@ -119,7 +119,7 @@ def save_encoder(
     """
     path = Path(path)
     encoder = modules.get("encoder")
-    facts = {"version": __version__, **metadata}
+    facts = {"version": version("unlabeled"), **metadata}
     if isinstance(encoder, Encoder):
         facts |= {"encoder": encoder.name, "dims": encoder.dims, "channels": encoder.in_channels}
     try:
