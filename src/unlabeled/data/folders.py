@@ -28,7 +28,9 @@ from unlabeled.data.walk import Listing, collector_paused
 from unlabeled.errors import DataError
 
 DICOM_RULE = "subject and study = pseudonyms of the patient and study in the DICOM headers"
-_LIKE_MASK = re.compile(r"_(d?seg|segmentation|masks?|labels?|lesions?)\.[^/]+$", re.IGNORECASE)
+_LIKE_MASK = re.compile(
+    r"_(?:d?seg|segmentation|masks?|labels?|lesions?)\.[^/\0]+(?=\0|\Z)", re.IGNORECASE
+)
 _FEW, _MANY = 5, 20  # so few subjects with so many scans each are rather classes or sites
 
 
@@ -207,7 +209,11 @@ def _pair(listing: Listing, picked: Candidates, masks: set[str], found: Found) -
 def _doubts(found: Found, items: list[str | Source]) -> None:
     """Note what looks like a misunderstanding: masks among the scans, classes or sites taken for people."""
     names = [item if isinstance(item, str) else item.name for item in items]
-    alike = [name for name in names if _LIKE_MASK.search(name)]
+    text = "\0".join(names)  # one search over all is many times faster than one a name
+    alike = [
+        text[text.rfind("\0", 0, match.start()) + 1 : match.end()]
+        for match in _LIKE_MASK.finditer(text)
+    ]
     if 0 < len(alike) < len(names):
         found.notes.append(
             f"{len(alike)} of the scans may be masks by their names ({listed(alike, 1)}); "

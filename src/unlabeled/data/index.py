@@ -20,7 +20,7 @@ from unlabeled.data.manifest import from_manifest
 from unlabeled.data.nnunet import from_nnunet, is_nnunet, read_dataset
 from unlabeled.data.rows import SUFFIXES
 from unlabeled.data.scan import Index, Quarantined, ScanFile, Source
-from unlabeled.data.walk import Listing, list_files, user_cache
+from unlabeled.data.walk import Listing, collector_paused, list_files, user_cache
 from unlabeled.errors import DataError
 
 KINDS = "NIfTI, DICOM, PNG, JPEG, TIFF, npy; NRRD and MHA with the extra `itk`"
@@ -80,7 +80,8 @@ def index_scans(path: Path | str, *, labelled: bool = False, cache: Path | None 
 def _in_folder(path: Path, *, labelled: bool, cache: Path) -> Found:
     """List a folder and let the layout that it has find the scans."""
     listing = list_files(path, cache=cache)
-    picked, others = candidates(listing)
+    with collector_paused():
+        picked, others = candidates(listing)
     if is_nnunet(listing):
         found = from_nnunet(listing, picked, labelled=labelled)
     elif is_bids(listing):

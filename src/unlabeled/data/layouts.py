@@ -63,6 +63,9 @@ def candidates(listing: Listing) -> tuple[Candidates, Counter[str]]:
     for folder, names in listing.entries.items():
         scans: list[tuple[str, str]] = []
         for name in names:
+            if name.endswith(".nii.gz"):
+                scans.append((name, "nifti"))
+                continue
             suffix = name[name.rfind(".") :]
             kind = kinds.get(suffix)
             if kind is None:
