@@ -1,0 +1,310 @@
+"""From an encoder and few labels to a task: what `unlabeled finetune` and `unlabeled.finetune` do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from unlabeled.data.index import index_scans
+from unlabeled.data.scan import Index, Quarantined
+from unlabeled.data.store import Record, Store
+from unlabeled.errors import DataError, OptionError, RunError
+from unlabeled.nn.weights import LoadReport
+from unlabeled.options import flag
+from unlabeled.training.checkpoint import read_checkpoint, restore_method
+from unlabeled.training.engine import train
+from unlabeled.training.facts import gather_facts
+from unlabeled.training.log import RunFolder
+from unlabeled.training.pretrain import choose_dims
+from unlabeled.training.progress import Reporter
+from unlabeled.training.settings import Settings, is_first_process, make_fabric
+from unlabeled.training.state import Result
+from unlabeled.transfer.cohort import (
+    Cohort,
+    draw_cohort,
+    plan_length,
+    same_channels,
+    usable_sources,
+)
+from unlabeled.transfer.evaluate import Evaluation, evaluate, write_metrics
+from unlabeled.transfer.saved import save_task
+from unlabeled.transfer.start import Start, TaskName, build_task, describe_origin
+from unlabeled.transfer.task import FinetuneOptions, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuned:
+    """What a fine-tuning left behind.
+
+    Parameters
+    ----------
+    out
+        The run folder.
+    result
+        Steps, validation scores on patches, time.
+    metrics
+        Scores on whole subjects by part (``val``; ``test`` when asked for), with intervals.
+    subjects
+        How many were trained on, validated on and set aside for the test.
+    loaded
+        What became of the pretrained tensors; None from scratch.
+    notes
+        What a person should know.
+    quarantined
+        Scans left out.
+    """
+
+    out: Path
+    result: Result
+    metrics: dict[str, Evaluation]
+    subjects: dict[str, int]
+    loaded: LoadReport | None
+    notes: tuple[str, ...]
+    quarantined: int
+
+
+def finetune(
+    task: TaskName,
+    labelled: Path | str,
+    out: Path | str,
+    *,
+    init: Path | str,
+    options: FinetuneOptions | None = None,
+    settings: Settings | None = None,
+    sources: Mapping[str, str] | None = None,
+    like: Path | str | None = None,
+    cache: Path | str | None = None,
+    test: bool = False,
+    **values: Any,
+) -> Finetuned:
+    """Train a task on labelled scans, from a pretrained encoder or from scratch, with the same budget.
+
+    Parameters
+    ----------
+    task
+        ``segment``, ``classify`` or ``regress``.
+    labelled
+        Folder, data set or manifest with masks, labels or targets.
+    out
+        Run folder to make, or to go on with (``resume=True``).
+    init
+        Run folder or weights file to start from, or ``scratch``.
+    options, settings
+        Ready-made; or give their values by name: ``steps=300, workers=2``.
+    like
+        From scratch: run folder or weights file whose network, patch and intensity rule are taken, for a fair comparison.
+    sources
+        Where each option's value came from, for ``options.toml``.
+    cache
+        Folder of prepared scans; the user's cache folder when absent.
+    test
+        Whether to measure on the test subjects as well: once, when everything is decided.
+
+    Raises
+    ------
+    UnlabeledError
+        Something that the person can mend: an option, the data, the weights, the run folder.
+    """
+    if task not in get_args(TaskName):
+        raise OptionError(f"unknown task {task!r}", f"Give one of {', '.join(get_args(TaskName))}.")
+    options, settings = _complete(options, settings, values, sources or {})
+    folder = RunFolder(Path(out))
+    if settings.resume:
+        options = _first_options(options, sources or {}, folder)
+    start = Start.read(init, like)
+    again = f"unlabeled finetune {task} {labelled} --init {init} --out {out} --resume"
+    if is_first_process():
+        folder.create(resume=settings.resume, command=again)
+    root = Path(cache) if cache else None
+    index = index_scans(labelled, labelled=True, cache=root)
+    records, left_out, options = _prepare(task, index, start, options, settings, root)
+    cohort = draw_cohort(records, options)
+    model, notes, report = build_task(task, records, cohort, index, start, options)
+    options = model.options if settings.resume else plan_length(model.options, len(cohort.train))
+    model.options = options
+    settings = _watching(settings, cohort, options)
+    fabric, arithmetic = make_fabric(settings)
+    facts = gather_facts(
+        command=f"finetune {task}",
+        records=records,
+        options=options,
+        fabric=fabric,
+        arithmetic=arithmetic,
+        earlier=folder.read_facts() if settings.resume else {},
+    )
+    facts |= {
+        "task": task,
+        "init": start.called,
+        "init_slug": start.metadata.get("slug"),
+        "loaded": None if report is None else report.lines(),
+        "notes": list(notes),
+        "subjects": cohort.counts(),
+        "train_subjects_labelled": cohort.train_subjects,
+        "train_scans": len(cohort.train),
+        "scans": len(records),
+        "quarantined": len(left_out),
+    }
+    if is_first_process():
+        named = {"task": task, "init": start.called, **_named(options, settings)}
+        folder.write_options(named, sources or {})
+        folder.write_quarantine(left_out)
+        folder.write_facts(facts)
+    began = time.time()
+    result = train(
+        model,
+        cohort.train,
+        cohort.val,
+        settings,
+        folder,
+        fabric=fabric,
+        arithmetic=arithmetic,
+        title=f"fine-tuning ({task})",
+    )
+    scored: dict[str, Evaluation] = {}
+    if is_first_process():
+        done = result.exit_reason != "interrupted"
+        if done:
+            if options.keep == "best" and folder.best.exists():
+                restore_method(read_checkpoint(folder.best), model)
+            save_task(folder.path, model, describe_origin(start, records, model))
+            scored = _score(model, cohort, test=test, quiet=settings.quiet)
+            write_metrics(folder.path, scored)
+        facts |= {
+            "seconds": facts.get("seconds", 0.0) + time.time() - began,
+            "finished": done,
+            "exit_reason": result.exit_reason,
+            "steps": result.steps,
+            "score": result.score,
+            "wait_share": result.wait_share,
+        }
+        folder.write_facts(facts)
+    return Finetuned(
+        out=folder.path,
+        result=result,
+        metrics=scored,
+        subjects=cohort.counts(),
+        loaded=report,
+        notes=notes,
+        quarantined=len(left_out),
+    )
+
+
+def _prepare(
+    task: TaskName,
+    index: Index,
+    start: Start,
+    options: FinetuneOptions,
+    settings: Settings,
+    cache: Path | None,
+) -> tuple[tuple[Record, ...], list[Quarantined], FinetuneOptions]:
+    """Prepare the labelled scans under the rule of the weights, and resolve encoder, dims and patch."""
+    usable, without = usable_sources(task, index)
+    store = Store(cache, spacing=options.spacing)
+    with Reporter("preparing", len(usable), quiet=settings.quiet, unit="scans/s") as reporter:
+        prepared = store.prepare(
+            usable,
+            rule=start.rule,
+            workers=settings.workers or 0,
+            progress=lambda done, of: reporter.show(done),
+        )
+    left_out = [*index.quarantine, *without, *prepared.quarantine]
+    known = start.metadata
+    records, dims = choose_dims(
+        prepared.records, options.dims or known.get("dims"), (2, 3), left_out
+    )
+    records = same_channels(records, None, left_out)
+    if not records:
+        raise DataError(
+            f"none of {len(usable)} labelled scans below {index.root} can be used",
+            f"`unlabeled check {index.root}` says why.",
+        )
+    encoder = options.encoder or known.get("encoder") or ("unet" if start.tensors is None else "")
+    if not encoder:
+        raise RunError(
+            f"{start.called} does not say which network its weights belong to",
+            "Say it with --encoder; `unlabeled doctor` lists the names.",
+        )
+    patch = options.patch_size
+    if not patch and len(known.get("patch_size") or ()) >= dims:
+        patch = tuple(known["patch_size"])[:dims]
+    return (
+        records,
+        left_out,
+        replace(options, encoder=encoder, dims=2 if dims == 2 else 3, patch_size=patch),
+    )
+
+
+def _watching(settings: Settings, cohort: Cohort, options: FinetuneOptions) -> Settings:
+    """Score as many patches between epochs as give every validation scan its say, 16 batches at most."""
+    if not cohort.val:
+        return settings
+    batches = min(16, -(-2 * len(cohort.val) // options.batch_size))
+    return replace(settings, held_out_batches=max(1, batches))
+
+
+def _score(model: Task, cohort: Cohort, *, test: bool, quiet: bool) -> dict[str, Evaluation]:
+    parts = {"val": cohort.val, **({"test": cohort.test} if test else {})}
+    model.eval()
+    scored = {}
+    for name, records in parts.items():
+        if records:
+            title = f"measuring ({name})"
+            with Reporter(title, len(records), quiet=quiet, unit="scans/s") as reporter:
+                scored[name] = evaluate(
+                    model, records, tolerance=model.options.tolerance, progress=reporter.show
+                )
+    return scored
+
+
+def _complete(
+    options: FinetuneOptions | None,
+    settings: Settings | None,
+    values: Mapping[str, Any],
+    sources: Mapping[str, str],
+) -> tuple[FinetuneOptions, Settings]:
+    """Make what is not ready-made from values by name; epochs without steps mean passes over the scans."""
+    for_settings = {n: v for n, v in values.items() if n in Settings.names()}
+    rest = {n: v for n, v in values.items() if n not in for_settings}
+    if options is None:
+        made = FinetuneOptions.from_names(**rest)
+        if not isinstance(made, FinetuneOptions):
+            raise TypeError(f"{type(made)} is no FinetuneOptions")
+        options = made
+    elif rest:
+        options = replace(options, **rest)
+    said = {*values, *(name for name, source in sources.items() if source != "default")}
+    if "epochs" in said and "steps" not in said:
+        options = replace(options, steps=None)
+    settings = settings or Settings()
+    return options, replace(settings, **for_settings) if for_settings else settings
+
+
+def _first_options(
+    options: FinetuneOptions, sources: Mapping[str, str], folder: RunFolder
+) -> FinetuneOptions:
+    """Take the options of the first start; refuse one that is typed now and differs."""
+    read = folder.read_options()
+    names = FinetuneOptions.names()
+    kept = {n: tuple(v) if isinstance(v, list) else v for n, v in read.items() if n in names}
+    absent: dict[str, Any] = dict.fromkeys(
+        ("steps", "dims", "spacing", "flips")
+    )  # TOML has no None
+    first, _ = _complete(None, None, {**absent, **kept}, {})
+    for name in names:
+        now, then = getattr(options, name), getattr(first, name)
+        if sources.get(name) == "command line" and now != then:
+            raise OptionError(
+                f"{flag(name)} is {now}, but this run was started with {then}",
+                "Leave it out to go on, or give another --out to start anew.",
+            )
+    return first
+
+
+def _named(options: FinetuneOptions, settings: Settings) -> dict[str, Any]:
+    return {
+        **{name: getattr(options, name) for name in options.names()},
+        **{name: getattr(settings, name) for name in settings.names() if name != "resume"},
+    }

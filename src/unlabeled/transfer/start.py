@@ -1,0 +1,197 @@
+"""Where a task starts: fresh networks, or pretrained tensors that agree with the data and fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.scan import Index
+from unlabeled.data.store import Record
+from unlabeled.errors import DataError, OptionError
+from unlabeled.nn.agreement import require_agreement
+from unlabeled.nn.encoders import build_encoder
+from unlabeled.nn.weights import LoadReport, load_weights, read_weights
+from unlabeled.rng import derive
+from unlabeled.training.facts import fingerprint
+from unlabeled.training.pretrain import weights_file
+from unlabeled.transfer.cohort import Cohort, fitting_patch
+from unlabeled.transfer.labels import find_labels
+from unlabeled.transfer.saved import rule_from
+from unlabeled.transfer.task import FinetuneOptions, Task
+from unlabeled.transfer.tasks import Classify, Regress, Segment
+
+TaskName: TypeAlias = Literal["segment", "classify", "regress"]
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a task starts from: nothing, or tensors and what they say of themselves."""
+
+    tensors: dict[str, Tensor] | None
+    metadata: dict[str, Any]
+    called: str
+
+    @classmethod
+    def read(cls, init: Path | str, like: Path | str | None = None) -> Start:
+        """Read ``--init RUN|FILE|scratch``; scratch takes network, patch and intensity rule from `like`."""
+        if str(init) == SCRATCH:
+            return cls(None, {} if like is None else read_weights(weights_file(like))[1], SCRATCH)
+        if like is not None:
+            raise OptionError("--like goes with --init scratch alone", "Leave --like out.")
+        file = weights_file(init)
+        tensors, metadata = read_weights(file)
+        return cls(tensors, metadata, str(init))
+
+    @property
+    def rule(self) -> IntensityRule:
+        """Rule that the weights were trained under."""
+        return rule_from(self.metadata)
+
+
+def build_task(
+    task: TaskName,
+    records: Sequence[Record],
+    cohort: Cohort,
+    index: Index,
+    start: Start,
+    options: FinetuneOptions,
+) -> tuple[Task, tuple[str, ...], LoadReport | None]:
+    """Build the networks: fresh ones depend on the seed alone, pretrained ones are loaded and reported.
+
+    Parameters
+    ----------
+    task
+        Which task.
+    records
+        All labelled scans: their classes count, whatever part they are in.
+    cohort
+        Who is trained on.
+    index
+        Where label names come from.
+    start
+        Weights.
+    options
+        With encoder and dims resolved.
+
+    Returns
+    -------
+    tuple
+        The task, notes, and the report of loading.
+
+    Raises
+    ------
+    RunError
+        The weights do not agree with the data, or too little of them fits.
+    """
+    notes: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(options.seed, "weights"))
+        dims = options.dims or records[0].dims
+        encoder = build_encoder(options.encoder, dims=dims, in_channels=records[0].channels)
+        patch = options.patch_size or fitting_patch(cohort.train, encoder)
+        options = replace(options, patch_size=_patch(tuple(patch), dims))
+        quiet = [record.key for record in cohort.val]
+        model: Task
+        if task == "segment":
+            labels = find_labels(records, index.label_names, mode=options.labels)
+            model = Segment(options, encoder, labels, quiet=quiet)
+        elif task == "classify":
+            classes = sorted({str(record.source.label) for record in records})
+            model = Classify(options, encoder, _two(classes, index), quiet=quiet)
+            missing = sorted({*classes} - {str(r.source.label) for r in cohort.train})
+            if missing:
+                notes.append(f"no training scan of class {', '.join(missing)}")
+        else:
+            targets = torch.tensor([float(r.source.target or 0.0) for r in cohort.train])
+            scale = float(targets.std()) if len(targets) > 1 else 1.0
+            model = Regress(options, encoder, float(targets.mean()), scale or 1.0, quiet=quiet)
+    if not cohort.val:
+        notes.append("too few subjects to set any aside for validation: the last weights are kept")
+    if start.tensors is None:
+        return model, tuple(notes), None
+    facts = origin_facts(options.encoder, dims, records)
+    notes += require_agreement(start.metadata, facts)
+    report = load_weights(model.encoder, start.tensors, source=start.called)
+    loaded = {f"encoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
+    loaded |= _load_decoder(model, start, options, notes)
+    model.loaded = frozenset(loaded)
+    return model, tuple(notes), report
+
+
+def _load_decoder(
+    model: Task, start: Start, options: FinetuneOptions, notes: list[str]
+) -> set[str]:
+    """Load the decoder where the pretraining carried one, but for its last layer."""
+    if options.carry != "all" or not isinstance(model, Segment) or start.tensors is None:
+        return set()
+    held = {
+        name: tensor
+        for name, tensor in start.tensors.items()
+        if name.startswith("decoder.") and not name.startswith("decoder.head.")
+    }
+    if not held:
+        return set()
+    report = load_weights(model.decoder, held, source=f"the decoder of {start.called}", least=0.0)
+    notes.append(f"decoder: {report}")
+    return {f"decoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
+
+
+def origin_facts(encoder: str, dims: int, records: Sequence[Record]) -> dict[str, Any]:
+    """Say what weights must agree with: the network that is built and the scans at hand."""
+    return {
+        "encoder": encoder,
+        "dims": dims,
+        "channels": records[0].channels,
+        "spacing": _usual_spacing(records),
+        "orientation": "RAS" if records[0].affine is not None else None,
+        "intensity": records[0].rule.as_metadata(),
+    }
+
+
+def describe_origin(start: Start, records: Sequence[Record], model: Task) -> dict[str, Any]:
+    """Say what a trained task learnt from: what a later load must agree on, for its metadata."""
+    known = start.metadata
+    return {
+        "slug": f"finetune-{model.kind}",
+        "pretrained": known.get("slug"),
+        "spacing": _usual_spacing(records),
+        "orientation": "RAS" if records[0].affine is not None else None,
+        "intensity": records[0].rule.as_metadata(),
+        "modality": sorted({record.modality for record in records}),
+        "data": fingerprint(records),
+        "licence": "of the scans it was learnt from",
+        "citation": known.get("citation"),
+    }
+
+
+def _usual_spacing(records: Sequence[Record]) -> list[float] | None:
+    """Median voxel edge lengths [mm]; None where no scan has any."""
+    known = [record.spacing for record in records if record.spacing is not None]
+    if not known:
+        return None
+    return [float(sorted(axis)[len(axis) // 2]) for axis in zip(*known, strict=True)]
+
+
+def _patch(patch: tuple[int, ...], dims: int) -> tuple[int, ...]:
+    if len(patch) < dims:
+        raise OptionError(
+            f"--patch-size {' '.join(map(str, patch))} has {len(patch)} edges, the network {dims} axes",
+            "Give one edge an axis.",
+        )
+    return patch[:dims]
+
+
+def _two(classes: Sequence[str], index: Index) -> tuple[str, ...]:
+    if len(classes) < 2:
+        raise DataError(
+            f"all labelled scans below {index.root} have the one label {classes[0]!r}",
+            "Classifying takes at least two classes: check the column `label`.",
+        )
+    return tuple(classes)

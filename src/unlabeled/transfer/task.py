@@ -1,0 +1,250 @@
+"""What every downstream task shares: options, patches, the frozen start, two learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from unlabeled.data.sampling import draw_labelled_start, patch_size
+from unlabeled.data.scan import Unit
+from unlabeled.data.store import Record
+from unlabeled.methods._base import (
+    Feed,
+    Method,
+    Needs,
+    Phase,
+    SharedOptions,
+    Update,
+    parameters,
+)
+from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.schedules import Schedule, constant, cosine, polynomial
+from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
+from unlabeled.transfer.augment import Augmentation, Move, cut, recolour
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(SharedOptions):
+    """Options of every downstream task; the same for a pretrained and for a fresh network.
+
+    Defaults are ours (tuned on neither), but for the schedule and the share of foreground patches, which are nnU-Net's.
+
+    Parameters
+    ----------
+    epochs
+        With `steps`: how many rounds the training is cut into, each ending with a look at the validation subjects.
+        Without: passes over the labelled scans.
+    steps
+        Length of the training [optimiser steps], however few scans are labelled.
+    batch_size
+        Patches a step, over all devices.
+    lr
+        Learning rate at the start (for sgd, try 0.01).
+    encoder
+        Network; without it, that of --init (from scratch: unet).
+    patch_size
+        Edge lengths of a patch [voxel]; without it, that of --init (from scratch: what fits the scans).
+    label_fraction
+        Part of the labelled training subjects to use: a share up to 1, or a number of subjects above 1.
+    optimiser
+        Kind of optimiser.
+    weight_decay
+        Pull towards zero: AdamW's decoupled one, or the penalty of SGD (Nesterov, momentum 0.99).
+    schedule
+        How the learning rate falls.
+    carry
+        What to take of a pretraining: the encoder alone, or its decoder as well where it has carried one.
+    warmup
+        Share of the training in which the pretrained part stands still and the new part alone learns.
+    encoder_lr_factor
+        Learning rate of the pretrained part relative to the rest's.
+    foreground
+        Share of patches that are asked to hold a labelled voxel, every class of the scan alike.
+    augment
+        Whether patches are flipped, turned, zoomed and recoloured a little.
+    flips
+        Axes of space that augmentation may reverse: all, the left-right one, or none; without it, all for segment
+        and left-right for classify and regress.
+    labels
+        What a mask means: each value a class, or any value but 0 the one class.
+    clip
+        Largest norm of the gradient.
+    keep
+        Whose weights the task ends with: the best ones on the validation subjects, or the last ones.
+    tolerance
+        Distance between surfaces that counts as met, for NSD [mm].
+    split_seed
+        Draws training, validation and test subjects where the data set does not say; apart from `seed`, so that
+        runs with several seeds are tested on the same subjects.
+    """
+
+    epochs: Count = 20
+    steps: Count | None = 1000
+    batch_size: Count = 4
+    lr: Positive = 1e-3
+    encoder: str = ""
+    patch_size: tuple[Count, ...] = ()
+    label_fraction: Annotated[float, Between(1e-9)] = 1.0
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: NonNegative = 1e-2
+    schedule: Literal["polynomial", "cosine", "constant"] = "polynomial"
+    carry: Literal["encoder", "all"] = "all"
+    warmup: Probability = 0.0
+    encoder_lr_factor: Positive = 1.0
+    foreground: Probability = 1 / 3
+    augment: bool = True
+    flips: Literal["all", "left-right", "none"] | None = None
+    labels: Literal["each", "any"] = "each"
+    clip: Positive = 12.0
+    keep: Literal["best", "last"] = "best"
+    tolerance: NonNegative = 1.0
+    split_seed: Whole = 0
+
+
+class Patch(NamedTuple):
+    """A labelled patch."""
+
+    image: Tensor  # *batch channel *space
+    truth: Tensor  # *batch *space (classes), *batch (class), or *batch (standardised target)
+
+
+class Task(Method):
+    """What all tasks share: two phases, two learning rates, patches.
+
+    Parameters
+    ----------
+    options
+        Resolved: with encoder and patch size.
+    encoder
+        Built, perhaps with pretrained weights.
+    quiet
+        Keys of records that are never augmented: those of validation subjects.
+
+    Attributes
+    ----------
+    loaded
+        Names of the parameters that came from a pretraining; set by whoever loads them.
+    """
+
+    kind: ClassVar[str]
+    mirrored: ClassVar[str] = (
+        "left-right"  # axes that augmentation reverses, unless the person says
+    )
+    needs = Needs(unit=Unit.VOLUME, dims=(2, 3))
+    options_class = FinetuneOptions
+    keeps = "best"
+
+    options: FinetuneOptions
+
+    def __init__(
+        self, options: FinetuneOptions, encoder: Encoder, *, quiet: Collection[str] = ()
+    ) -> None:
+        super().__init__(options, encoder)
+        self.quiet = frozenset(quiet)
+        self.loaded: frozenset[str] = frozenset()
+        self.frozen = False
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute logits of ``batch channel *space``."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Give what the outputs mean, as plain values for JSON."""
+        raise NotImplementedError
+
+    def carries(self) -> dict[str, nn.Module]:
+        """Name what the next task may start from."""
+        return {"encoder": self.encoder}
+
+    def fresh(self) -> list[nn.Module]:
+        """List the layers that no pretraining has seen."""
+        return [
+            layer
+            for name, layer in self.named_modules()
+            if not any(True for _ in layer.children())
+            and any(True for _ in layer.parameters())
+            and not any(f"{name}.{each}" in self.loaded for each, _ in layer.named_parameters())
+        ]
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Train the fresh part alone for the warm-up's share, then everything."""
+        feed = {"scans": Feed(self.views, self.options.batch_size, self.needs.unit)}
+        whole = Phase("finetune", self.step, {"main": [self]}, feed, 1 - self.options.warmup)
+        if self.options.warmup == 0 or not self.loaded:
+            return (replace(whole, share=1.0),)
+        warm = Phase("warmup", self._step_frozen, {"main": self.fresh()}, feed, self.options.warmup)
+        return (warm,) if self.options.warmup == 1 else (warm, whole)
+
+    def _step_frozen(self, batch: Patch) -> Iterator[Update]:
+        self.frozen = True
+        self.encoder.eval()  # running statistics stand still, too
+        try:
+            yield from self.step(batch)
+        finally:
+            self.frozen = False
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Compute the encoder's maps, without gradients while it is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps: list[Tensor] = self.encoder(image)
+        return maps
+
+    def optimiser(
+        self, name: str, modules: Iterable[nn.Module]
+    ) -> tuple[torch.optim.Optimizer, Schedule]:
+        """Make one group for the pretrained part and one for the rest."""
+        options = self.options
+        carried = {id(p) for name, p in self.named_parameters() if name in self.loaded}
+        every = parameters(modules)
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [p for p in every if id(p) in carried],
+                "lr": options.lr * options.encoder_lr_factor,
+            },
+            {"params": [p for p in every if id(p) not in carried], "lr": options.lr},
+        ]
+        groups = [group for group in groups if group["params"]]
+        schedules = {"polynomial": polynomial(), "cosine": cosine(), "constant": constant}
+        made: torch.optim.Optimizer
+        if options.optimiser == "sgd":
+            made = torch.optim.SGD(
+                groups, momentum=0.99, nesterov=True, weight_decay=options.weight_decay
+            )
+        else:
+            made = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        return made, schedules[options.schedule]
+
+    def cut(
+        self, record: Record, rng: Generator, *, p_labelled: float = 0.0, masked: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Cut one patch, and its labels where `masked`; a plane of a volume where the network is flat."""
+        size = tuple(self.options.patch_size)
+        whole = patch_size(record, size)
+        flat = len(whole) - len(size)
+        start = draw_labelled_start(record, whole, rng, p_labelled)
+        move = Move()
+        if self.options.augment and record.key not in self.quiet:
+            spacing = record.spacing or (1.0,) * record.dims
+            axes = _axes(self.options.flips or self.mirrored, record.dims)
+            move = Augmentation(flip_axes=axes).draw(spacing[: len(size)], rng)
+            if flat and move.matrix is not None:
+                matrix = torch.eye(record.dims, dtype=torch.float64)
+                matrix[: len(size), : len(size)] = move.matrix
+                move = Move(matrix, move.flips, move.gain, move.offset, move.gamma, move.noise)
+        image, mask = cut(record, start, whole, move, masked=masked)
+        image = recolour(image, move, rng)
+        if flat:
+            image = image.squeeze(-1)
+            mask = None if mask is None else mask.squeeze(-1)
+        return image.contiguous(), None if mask is None else mask.contiguous()
+
+
+def _axes(flips: str, dims: int) -> tuple[int, ...] | None:
+    """Axes that may be reversed; left-right is the first axis of RAS, the last of (rows, columns)."""
+    if flips == "none":
+        return ()
+    return None if flips == "all" else ((0,) if dims == 3 else (1,))

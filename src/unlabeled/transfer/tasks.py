@@ -1,0 +1,230 @@
+"""Downstream tasks as methods: the one loop trains them with the same checkpoints, resume and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from unlabeled.data.store import Record
+from unlabeled.losses.segmentation import dice_cross_entropy
+from unlabeled.methods._base import Monitor, Update
+from unlabeled.nn.decoders import build_decoder, fit
+from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.heads import ClassificationHead
+from unlabeled.transfer.labels import Labels
+from unlabeled.transfer.task import FinetuneOptions, Patch, Task
+
+
+class Segment(Task):
+    """A decoder says the class of every voxel; Dice + cross entropy.
+
+    Parameters
+    ----------
+    options, encoder, quiet
+        As in `Task`.
+    classes
+        What the masks hold.
+    """
+
+    kind = "segment"
+    mirrored = "all"
+    monitor = Monitor("dice", "higher")
+
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        encoder: Encoder,
+        classes: Labels,
+        *,
+        quiet: Collection[str] = (),
+    ) -> None:
+        super().__init__(options, encoder, quiet=quiet)
+        self.classes = classes
+        self.decoder = build_decoder(encoder, out_channels=len(classes.values))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute ``batch class *space`` from ``batch channel *space``."""
+        logits: Tensor = fit(self.decoder(self.encode(image)), image.shape[2:])
+        return logits
+
+    def views(self, record: Record, rng: Generator) -> Patch:
+        """Cut a labelled patch; `foreground` of them around a labelled voxel, every class alike."""
+        image, mask = self.cut(record, rng, p_labelled=self.options.foreground, masked=True)
+        if mask is None:
+            raise RuntimeError(f"record {record.key} has no mask")
+        return Patch(image, self.classes.encode(mask))
+
+    def step(self, batch: Patch) -> Iterator[Update]:
+        """Learn from the labels."""
+        yield Update(
+            dice_cross_entropy(self(batch.image), batch.truth, batch=True), clip=self.options.clip
+        )
+
+    def score(self, batch: Patch) -> dict[str, Tensor]:
+        """Count Dice over the whole batch, mean over the classes that are there."""
+        logits = self(batch.image)
+        found = logits.argmax(1)
+        each = []
+        for one in range(1, logits.shape[1]):
+            there, seen = batch.truth == one, found == one
+            if there.any() or seen.any():
+                each.append(2 * (there & seen).sum() / (there.sum() + seen.sum()))
+        dice = torch.stack(each).mean() if each else torch.ones((), device=logits.device)
+        return {"dice": dice, "loss": dice_cross_entropy(logits, batch.truth, batch=True)}
+
+    def preview(self, batch: Patch) -> dict[str, Tensor]:
+        """Show image, truth and prediction."""
+        most = max(1, len(self.classes.values) - 1)
+        found = self(batch.image).argmax(1)
+        return {
+            "image": unit_range(batch.image),
+            "truth": batch.truth[:, None].float() / most,
+            "predicted": found[:, None].float() / most,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Give the classes."""
+        return {"kind": self.kind, "labels": self.classes.as_metadata()}
+
+
+class Classify(Task):
+    """A linear layer on the mean of the coarsest map says the class of a patch; a scan's is the mean of its patches.
+
+    Parameters
+    ----------
+    options, encoder, quiet
+        As in `Task`.
+    classes
+        Names of the classes, sorted.
+    """
+
+    kind = "classify"
+    monitor = Monitor("loss", "lower")
+
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        encoder: Encoder,
+        classes: Sequence[str],
+        *,
+        quiet: Collection[str] = (),
+    ) -> None:
+        super().__init__(options, encoder, quiet=quiet)
+        self.classes = tuple(classes)
+        self.number = {name: place for place, name in enumerate(self.classes)}
+        self.head = ClassificationHead(encoder, len(self.classes))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute ``batch class`` from ``batch channel *space``."""
+        logits: Tensor = self.head(self.encode(image))
+        return logits
+
+    def views(self, record: Record, rng: Generator) -> Patch:
+        """Cut a patch anywhere; its class is the scan's."""
+        image, _ = self.cut(record, rng)
+        return Patch(image, torch.tensor(self.number[str(record.source.label)]))
+
+    def step(self, batch: Patch) -> Iterator[Update]:
+        """Learn from the labels."""
+        yield Update(
+            F.cross_entropy(self(batch.image).float(), batch.truth), clip=self.options.clip
+        )
+
+    def score(self, batch: Patch) -> dict[str, Tensor]:
+        """Count right answers; chance is one over the number of classes."""
+        logits = self(batch.image).float()
+        return {
+            "accuracy": (logits.argmax(1) == batch.truth).float().mean(),
+            "accuracy chance": torch.tensor(1 / len(self.classes)),
+            "loss": F.cross_entropy(logits, batch.truth),
+        }
+
+    def preview(self, batch: Patch) -> dict[str, Tensor]:
+        """Show the patches."""
+        return {"image": unit_range(batch.image)}
+
+    def describe(self) -> dict[str, Any]:
+        """Give the classes."""
+        return {"kind": self.kind, "classes": list(self.classes)}
+
+
+class Regress(Task):
+    """A linear layer on the mean of the coarsest map estimates a number; a scan's is the mean of its patches.
+
+    Parameters
+    ----------
+    options, encoder, quiet
+        As in `Task`.
+    centre, scale
+        Mean and standard deviation of the training targets: the network sees standardised ones.
+    """
+
+    kind = "regress"
+    monitor = Monitor("absolute error", "lower", chance="absolute error chance")
+
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        encoder: Encoder,
+        centre: float,
+        scale: float,
+        *,
+        quiet: Collection[str] = (),
+    ) -> None:
+        super().__init__(options, encoder, quiet=quiet)
+        self.centre, self.scale = centre, scale
+        self.head = ClassificationHead(encoder, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Estimate ``batch 1`` in the target's own unit from ``batch channel *space``."""
+        return self._standard(image) * self.scale + self.centre
+
+    def _standard(self, image: Tensor) -> Tensor:
+        estimate: Tensor = self.head(self.encode(image))
+        return estimate.float()
+
+    def views(self, record: Record, rng: Generator) -> Patch:
+        """Cut a patch anywhere; its target is the scan's."""
+        image, _ = self.cut(record, rng)
+        target = float(record.source.target if record.source.target is not None else "nan")
+        return Patch(image, torch.tensor((target - self.centre) / self.scale))
+
+    def step(self, batch: Patch) -> Iterator[Update]:
+        """Learn from the targets: smooth absolute error of the standardised target."""
+        loss = F.smooth_l1_loss(self._standard(batch.image)[:, 0], batch.truth)
+        yield Update(loss, clip=self.options.clip)
+
+    def score(self, batch: Patch) -> dict[str, Tensor]:
+        """Measure the mean absolute error in the target's unit; chance says the training mean."""
+        error = (self._standard(batch.image)[:, 0] - batch.truth).abs().mean()
+        chance = batch.truth.abs().mean()
+        return {"absolute error": error * self.scale, "absolute error chance": chance * self.scale}
+
+    def preview(self, batch: Patch) -> dict[str, Tensor]:
+        """Show the patches."""
+        return {"image": unit_range(batch.image)}
+
+    def describe(self) -> dict[str, Any]:
+        """Give the unit's scale."""
+        return {"kind": self.kind, "centre": self.centre, "scale": self.scale}
+
+
+def task_from(described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder) -> Task:
+    """Build a task from what `Task.describe` gave, with fresh weights."""
+    if described["kind"] == "segment":
+        return Segment(options, encoder, Labels.from_metadata(described["labels"]))
+    if described["kind"] == "classify":
+        return Classify(options, encoder, described["classes"])
+    return Regress(options, encoder, described["centre"], described["scale"])
+
+
+def unit_range(image: Tensor) -> Tensor:
+    """Stretch each sample to [0, 1] for a preview."""
+    flat = image.float().flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
+    shape = (-1, *[1] * (image.ndim - 1))
+    return (image.float() - low.view(shape)) / (high - low).clamp(min=1e-6).view(shape)
