@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +115,25 @@ def patched(path: Path, at: int, data: bytes) -> Path:
     whole = bytearray(path.read_bytes())
     whole[at : at + len(data)] = data
     path.write_bytes(bytes(whole))
+    return path
+
+
+def picture(path: Path, array: Any, mode: str | None = None, **how: Any) -> Path:
+    """Write a picture."""
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **how)
+    return path
+
+
+def tiff(path: Path, array: Any, **how: Any) -> Path:
+    """Write a TIFF file."""
+    tifffile.imwrite(path, array, **{"photometric": "minisblack", "metadata": None, **how})
+    return path
+
+
+def array_file(path: Path, array: Any, **how: Any) -> Path:
+    """Write a NumPy file."""
+    np.save(path, array, **how)
     return path
 
 
@@ -358,138 +376,3 @@ def resource_fork(folder: Path) -> Any:
 def notes_and_tables(folder: Path) -> Any:
     (folder / "README").write_text("Scans of a study\n" * 50)
     (folder / "scans.csv").write_text("image\n")
-
-
-# Pictures ------------------------------------------------------------------------------------------------------------
-def picture(path: Path, array: Any, mode: str | None = None, **how: Any) -> Path:
-    """Write a picture."""
-    image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(path, **how)
-    return path
-
-
-@case("read")
-def palette_picture(folder: Path) -> Any:
-    return picture(folder / "p.png", voxels(20, 30, 3, dtype=np.uint8), "P")
-
-
-@case("read")
-def picture_of_16_bit(folder: Path) -> Any:
-    return picture(folder / "p.png", voxels(20, 30, dtype=np.uint16) * 300)
-
-
-@case("read")
-def picture_with_alpha(folder: Path) -> Any:
-    return picture(folder / "p.png", voxels(20, 30, 4, dtype=np.uint8))
-
-
-@case("read")
-def grey_with_alpha(folder: Path) -> Any:
-    return picture(folder / "p.png", voxels(20, 30, dtype=np.uint8), "LA")
-
-
-@case("read")
-def picture_of_one_bit(folder: Path) -> Any:
-    return picture(folder / "p.png", voxels(20, 30, dtype=np.uint8), "1")
-
-
-@case("read")
-def print_colours(folder: Path) -> Any:
-    return picture(folder / "p.jpg", voxels(20, 30, 3, dtype=np.uint8), "CMYK")
-
-
-@case("refused", "damaged")
-def truncated_picture(folder: Path) -> Any:
-    return cut(picture(folder / "p.png", voxels(64, 64, dtype=np.uint8)))
-
-
-@case("refused", "damaged")
-def truncated_jpeg(folder: Path) -> Any:
-    return cut(picture(folder / "p.jpg", voxels(64, 64, 3, dtype=np.uint8)))
-
-
-@case("refused", "damaged")
-def gif_named_png(folder: Path) -> Any:
-    return picture(folder / "p.png", voxels(20, 30, dtype=np.uint8), format="GIF")
-
-
-@case("refused", "more pixels")
-def picture_bomb(folder: Path) -> Any:
-    path = picture(folder / "p.png", voxels(20, 30, dtype=np.uint8))
-    size = np.array([60000, 60000], ">u4").tobytes()
-    head = b"IHDR" + size + path.read_bytes()[24:29]
-    return patched(path, 12, head + zlib.crc32(head).to_bytes(4, "big"))
-
-
-# TIFF and NumPy ------------------------------------------------------------------------------------------------------
-def tiff(path: Path, array: Any, **how: Any) -> Path:
-    """Write a TIFF file."""
-    tifffile.imwrite(path, array, **{"photometric": "minisblack", "metadata": None, **how})
-    return path
-
-
-@case("read")
-def tiff_pages(folder: Path) -> Any:
-    return tiff(folder / "t.tif", voxels(5, 20, 30, dtype=np.uint16))
-
-
-@case("read")
-def tiff_pages_of_several_sizes(folder: Path) -> Any:
-    tiff(folder / "t.tif", voxels(20, 30, dtype=np.uint8))
-    return tiff(folder / "t.tif", voxels(10, 15, dtype=np.uint8), append=True)
-
-
-@case("read")
-def tiff_compressed_by_lzw(folder: Path) -> Any:
-    return picture(folder / "t.tif", voxels(20, 30, dtype=np.uint8), compression="tiff_lzw")
-
-
-@case("read")
-def tiff_with_white_as_zero(folder: Path) -> Any:
-    return tiff(folder / "t.tif", voxels(20, 30, dtype=np.uint8), photometric="miniswhite")
-
-
-@case("read")
-def big_endian_tiff(folder: Path) -> Any:
-    return tiff(folder / "t.tif", voxels(20, 30, dtype=np.uint16), byteorder=">")
-
-
-@case("refused", "damaged")
-def truncated_tiff(folder: Path) -> Any:
-    return cut(tiff(folder / "t.tif", voxels(64, 64, dtype=np.uint16)))
-
-
-def array_file(path: Path, array: Any, **how: Any) -> Path:
-    """Write a NumPy file."""
-    np.save(path, array, **how)
-    return path
-
-
-@case("refused", "damaged")
-def pickled_array(folder: Path) -> Any:
-    return array_file(folder / "a.npy", np.array([{"a": 1}, None]), allow_pickle=True)
-
-
-@case("refused", "5 axes")
-def array_of_five_axes(folder: Path) -> Any:
-    return array_file(folder / "a.npy", voxels(2, 2, 3, 4, 5))
-
-
-@case("refused", "type")
-def array_of_texts(folder: Path) -> Any:
-    return array_file(folder / "a.npy", np.array([["a", "b"], ["c", "d"]]))
-
-
-@case("refused", "no voxels")
-def array_without_voxels(folder: Path) -> Any:
-    return array_file(folder / "a.npy", np.zeros((0, 5, 5)))
-
-
-@case("refused", "damaged")
-def truncated_array(folder: Path) -> Any:
-    return cut(array_file(folder / "a.npy", voxels(30, 30)))
-
-
-@case("read")
-def big_endian_array(folder: Path) -> Any:
-    return array_file(folder / "a.npy", voxels().astype(">i4"))

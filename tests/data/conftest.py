@@ -24,9 +24,10 @@ def _load(name: str) -> ModuleType:
 
 
 def _corpus() -> ModuleType:
-    """Load the makers, those of DICOM and ITK files included."""
+    """Load the makers of all parts."""
     broken = _load("broken")
-    broken.CASES.update(_load("broken_series").cases(broken))
+    for part in ("broken_pictures", "broken_series"):
+        broken.CASES.update(_load(part).cases(broken))
     return broken
 
 
