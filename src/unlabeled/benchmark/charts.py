@@ -82,7 +82,11 @@ def score_chart(comparison: Comparison, names: Mapping[str, str], name: str) -> 
     parts = [_frame(up, comparison.metric)]
     for place, fraction in enumerate(fractions):
         middle = _LEFT + room * (place + 0.5)
-        parts.append(_text(middle, _HEIGHT - _BOTTOM + 22, fraction_text(fraction), "middle"))
+        tick = fraction_text(fraction).partition(" label")[0].removesuffix(" of the")
+        parts.append(_text(middle, _HEIGHT - _BOTTOM + 22, tick, "middle"))
+    counted = all(isinstance(fraction, int) for fraction in fractions)
+    labels = f"{'labelled subjects' if counted else 'share of the labels'} used for fine-tuning"
+    parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 10, labels, "middle", "axis"))
     for number, method in enumerate(methods):
         step = min(22.0, 0.7 * room / max(len(methods), 1))
         shift = step * (number - (len(methods) - 1) / 2)
@@ -132,7 +136,7 @@ def difference_chart(comparison: Comparison, names: Mapping[str, str], name: str
         y, interval = _TOP + row * (place + 0.68), difference.interval
         title = f"{names.get(cell.method, cell.method)}, {fraction_text(cell.label_fraction)}"
         about = f"{title}: {signed(interval.mean)} (95 % interval {signed(interval.low)} to {signed(interval.high)})"
-        parts.append(_text(24.0, y - 14, title, "start"))
+        parts.append(_text(10.0, y - 14, title, "start"))
         low, high = across.at(interval.low), across.at(interval.high)
         line = Markup('<line class="whisker c{}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>')
         parts.append(line.format(colours[cell.method], low, high, y, y))

@@ -61,7 +61,7 @@ class MethodCard:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a method's training took: seconds of pretraining (once) and of one fine-tuning, scans or patches seen."""
+    """What a method's training took: seconds of pretraining (once) and of one fine-tuning."""
 
     pretrain_seconds: float
     finetune_seconds: float
@@ -194,7 +194,9 @@ def render_report(data: ReportData) -> str:
         tone=tone if tested else "none",
         names=names,
         colours=colours,
-        judged=list(zip(comparison.cells, judged, strict=True)),
+        judged=sorted(
+            zip(comparison.cells, judged, strict=True), key=lambda pair: pair[0].label_fraction
+        ),
         score_chart=score_chart(comparison, names, "scores"),
         difference_chart=difference_chart(comparison, names, "differences") if tested else None,
         key=_key(comparison, names),

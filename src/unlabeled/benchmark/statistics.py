@@ -109,7 +109,7 @@ class Comparison:
     @property
     def label_fractions(self) -> tuple[Fraction, ...]:
         """Every label fraction once, in rising order."""
-        return tuple(dict.fromkeys(cell.label_fraction for cell in self.cells))
+        return tuple(sorted({cell.label_fraction for cell in self.cells}))
 
     def cell(self, method: str, label_fraction: Fraction) -> Cell | None:
         """Find one cell."""
