@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from unlabeled.data.kernels import AS_STORED, Scaling, rescale
+from unlabeled.data.packing import Packed, can_pack, pack
 from unlabeled.errors import DataError
 
 BLOCK = {1: (4096,), 2: (64, 64), 3: (16, 16, 16)}  # voxels that are decompressed together
@@ -19,34 +21,8 @@ CHUNK = {
     1: (65536,),
     2: (512, 512),
     3: (64, 64, 64),
-}  # voxels that share an entry of the file's table
-
-
-def compress(array: NDArray[Any]) -> bytes:
-    """Compress an array so that small random crops are cheap to read.
-
-    Parameters
-    ----------
-    array
-        ``channel *space``; any numbers.
-
-    Returns
-    -------
-    bytes
-        A blosc2 frame.
-    """
-    space = array.shape[1:]
-    shuffle = blosc2.Filter.SHUFFLE if array.dtype.kind == "f" else blosc2.Filter.BITSHUFFLE
-    chunks = (1, *map(min, CHUNK.get(len(space), space), space))
-    blocks = (1, *map(min, BLOCK.get(len(space), space), space))
-    frame: bytes = blosc2.asarray(
-        np.ascontiguousarray(array),
-        chunks=chunks,
-        blocks=blocks,
-        cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [shuffle], "nthreads": 1},
-        dparams={"nthreads": 1},
-    ).to_cframe()
-    return frame
+}  # voxels that share an entry of the frame's table
+_GONE = "Run the command again: it is prepared anew. Do not prune the cache during a run."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +33,22 @@ class StoredArray:
     ----------
     path
         File of the store that contains it.
-    offset
-        Where its frame begins [byte].
+    offset, length
+        Where it lies in the file [byte].
     shape
         ``channel *space``.
     dtype
         Type of the stored numbers.
+    low
+        Smallest number of a packed array; None for a blosc2 frame.
     """
 
     path: Path
     offset: int
+    length: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    low: int | None
 
     def read(self, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
         """Read a patch of all channels.
@@ -81,40 +61,103 @@ class StoredArray:
         Returns
         -------
         NDArray
-            ``channel *size``, contiguous.
+            ``channel *size``, contiguous, the stored numbers.
 
         Raises
         ------
         DataError
             If the file has gone from the cache or is damaged.
         """
-        space = self.shape[1:]
-        inside = len(start) == len(size) == len(space) and all(
-            first >= 0 and edge > 0 and first + edge <= extent
-            for first, edge, extent in zip(start, size, space, strict=True)
-        )
-        if not inside:
-            raise ValueError(
-                f"patch at {tuple(start)} of {tuple(size)} voxels is not inside {space}"
-            )
-        cut = tuple(slice(first, first + edge) for first, edge in zip(start, size, strict=True))
+        if self.low is None:
+            return self._read_frame(start, size)
+        return self.read_scaled(start, size, [AS_STORED] * self.shape[0]).astype(self.dtype)
+
+    def read_scaled(
+        self, start: Sequence[int], size: Sequence[int], scalings: Sequence[Scaling]
+    ) -> NDArray[np.float32]:
+        """Read a patch and rescale it, in one pass where the array is packed.
+
+        Parameters
+        ----------
+        start, size
+            As in `read`.
+        scalings
+            One a channel.
+        """
+        out = np.empty((self.shape[0], *size), np.float32)
+        if self.low is None:
+            for values, target, numbers in zip(
+                self._read_frame(start, size), out, scalings, strict=True
+            ):
+                rescale(values, target, numbers)
+            return out
+        self._check(start, size)
         try:
-            array = blosc2.open(
-                str(self.path), mode="r", offset=self.offset, mmap_mode="r", dparams={"nthreads": 1}
-            )
-            patch: NDArray[Any] = array[(slice(None), *cut)]
+            with self.path.open("rb", buffering=0) as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            memory = memoryview(mapped)[self.offset : self.offset + self.length]
+            packed = Packed(memory, self.shape[0], self.shape[1:], self.low)
+            for channel, numbers in enumerate(scalings):
+                packed.read(channel, start, out[channel], numbers)
         except (OSError, RuntimeError, ValueError) as fault:
-            raise DataError(
-                f"a prepared scan in {self.path.parent.parent} has gone or is damaged",
-                "Run the command again: damaged scans are prepared anew. Do not prune the cache during a run.",
-            ) from fault
-        return patch
+            raise gone(self.path.parent.parent) from fault
+        return out
 
     def whole(self) -> NDArray[Any]:
         """Read the whole array, ``channel *space``."""
         return self.read((0,) * (len(self.shape) - 1), self.shape[1:])
 
-    @property
-    def voxels(self) -> int:
-        """Numbers in the array, over all channels."""
-        return prod(self.shape)
+    def _read_frame(self, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+        self._check(start, size)
+        cut = tuple(slice(first, first + edge) for first, edge in zip(start, size, strict=True))
+        try:
+            mapping: dict[str, Any] = {"mmap_mode": "r", "dparams": {"nthreads": 1}}
+            frame: Any = blosc2.open(str(self.path), mode="r", offset=self.offset, **mapping)
+            patch: NDArray[Any] = frame[(slice(None), *cut)]
+        except (OSError, RuntimeError, ValueError) as fault:
+            raise gone(self.path.parent.parent) from fault
+        return patch
+
+    def _check(self, start: Sequence[int], size: Sequence[int]) -> None:
+        space = self.shape[1:]
+        if not len(start) == len(size) == len(space) or any(
+            first < 0 or edge < 1 or first + edge > extent
+            for first, edge, extent in zip(start, size, space, strict=True)
+        ):
+            raise ValueError(f"a patch at {tuple(start)} of {tuple(size)} voxels is not in {space}")
+
+
+def encode(array: NDArray[Any]) -> tuple[bytes, int | None]:
+    """Compress an array so that small random crops are cheap to read.
+
+    Scans and masks are packed (see `packing`); floating-point numbers and what is not laid out in space become
+    a blosc2 frame.
+
+    Parameters
+    ----------
+    array
+        ``channel *space``; any numbers.
+
+    Returns
+    -------
+    tuple
+        The bytes, and what `StoredArray` calls `low`.
+    """
+    array = np.ascontiguousarray(array)
+    if can_pack(array):
+        low = int(array.min())
+        return b"".join(pack(array, low)), low
+    space = array.shape[1:]
+    shuffle = blosc2.Filter.SHUFFLE if array.dtype.kind == "f" else blosc2.Filter.BITSHUFFLE
+    chunks = (1, *map(min, CHUNK.get(len(space), space), space))
+    blocks = (1, *map(min, BLOCK.get(len(space), space), space))
+    coding = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [shuffle], "nthreads": 1}
+    frame: Any = blosc2.asarray(
+        array, chunks=chunks, blocks=blocks, cparams=coding, dparams={"nthreads": 1}
+    )
+    return frame.to_cframe(), None
+
+
+def gone(folder: Path | str) -> DataError:
+    """Say that what was prepared is no longer whole."""
+    return DataError(f"a prepared scan in {folder} has gone or is damaged", _GONE)

@@ -14,23 +14,21 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unlabeled.data.arrays import StoredArray, compress
+from unlabeled.data.arrays import StoredArray, encode
+from unlabeled.data.atomic import write_atomically
 from unlabeled.data.intensity import Statistics
 from unlabeled.data.scan import Grid
 
-VERSION = 1
-SUFFIX = ".scan"
-UNFINISHED = ".part"
+VERSION = 2
 _PREFACE = struct.Struct("<8sQQ16s")
+_ALIGNED = 8  # where arrays begin [byte]
 _MAGIC = b"UNLABEL" + bytes([VERSION])
 
 
@@ -87,37 +85,22 @@ def write_entry(path: Path, about: About, arrays: Mapping[str, NDArray[Any]]) ->
     OSError
         If the disk is full or the folder cannot be written; nothing is left behind.
     """
-    frames = {name: compress(array) for name, array in arrays.items()}
+    coded = {name: encode(array) for name, array in arrays.items()}
     plain = {
         "about": _about_as_plain(about),
         "arrays": [
-            [name, array.shape, array.dtype.str, len(frames[name])]
-            for name, array in arrays.items()
+            [name, arrays[name].shape, arrays[name].dtype.str, len(data), low]
+            for name, (data, low) in coded.items()
         ],
     }
     header = zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 6)
-    total = _PREFACE.size + len(header) + sum(len(frame) for frame in frames.values())
+    parts = [_PREFACE.pack(bytes(8), 0, 0, bytes(16)), header]
+    for data, _ in coded.values():
+        parts += [bytes(-sum(map(len, parts)) % _ALIGNED), data]
+    total = sum(map(len, parts))
     digest = _digest(_MAGIC, len(header), total, header)
-    preface = _PREFACE.pack(_MAGIC, len(header), total, digest)
-    write_atomically(path, preface, header, *frames.values())
-
-
-def write_atomically(path: Path, *parts: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and stays after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{token_hex(8)}{UNFINISHED}")
-    try:
-        with unfinished.open("xb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)  # noqa: PTH105 (Path.replace is the same call)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
-    _sync_folder(path.parent)
+    parts[0] = _PREFACE.pack(_MAGIC, len(header), total, digest)
+    write_atomically(path, *parts)
 
 
 def read_entry(path: Path) -> Entry:
@@ -143,8 +126,9 @@ def read_entry(path: Path) -> Entry:
     plain = json.loads(zlib.decompress(header))
     offset = _PREFACE.size + length
     arrays = {}
-    for name, shape, dtype, size in plain["arrays"]:
-        arrays[name] = StoredArray(path, offset, tuple(shape), np.dtype(dtype))
+    for name, shape, dtype, size, low in plain["arrays"]:
+        offset += -offset % _ALIGNED
+        arrays[name] = StoredArray(path, offset, size, tuple(shape), np.dtype(dtype), low)
         offset += size
     return Entry(_about_from_plain(plain["about"]), arrays)
 
@@ -152,16 +136,6 @@ def read_entry(path: Path) -> Entry:
 def _digest(magic: bytes, length: int, total: int, header: bytes) -> bytes:
     text = magic + struct.pack("<QQ", length, total) + header
     return hashlib.blake2b(text, digest_size=16).digest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name last; where a folder cannot be opened (Windows) the system does so itself."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _about_as_plain(about: About) -> dict[str, Any]:
@@ -191,8 +165,10 @@ def _about_from_plain(plain: Mapping[str, Any]) -> About:
         grid=Grid(tuple(shape), _affine_from_plain(affine)),
         foreground=tuple((first, last) for first, last in plain["foreground"]),
         statistics=tuple(
-            Statistics(*rest, np.frombuffer(base64.b64decode(quantiles), "<f4"))
-            for *rest, quantiles in plain["statistics"]
+            Statistics(
+                channels, modality, mean, std, np.frombuffer(base64.b64decode(quantiles), "<f4")
+            )
+            for channels, modality, mean, std, quantiles in plain["statistics"]
         ),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlabeled.data.entry import UNFINISHED, write_atomically
+from unlabeled.data.atomic import UNFINISHED, write_atomically
 from unlabeled.errors import DataError
 
 PREPARATION = (

@@ -10,39 +10,52 @@ from numpy.typing import NDArray
 
 from unlabeled.data.intensity import Rescaling
 
+Scaling = tuple[np.float32, np.float32, np.float32, np.float32, np.float32, np.float32, np.float32]
+AS_STORED: Scaling = tuple(map(np.float32, (1, 0, -np.inf, np.inf, 0, 1, np.inf)))  # type: ignore[assignment]
 
-def rescale(
-    values: NDArray[Any],
-    out: NDArray[np.float32],
-    rescaling: Rescaling,
-    slope: float = 1.0,
-    intercept: float = 0.0,
-) -> None:
-    """Rescale stored values into `out` in one pass.
+
+def scaling(rescaling: Rescaling, slope: float, intercept: float) -> Scaling:
+    """Give the numbers of `rescale`: slope, intercept, low, high, centre, 1 / width, what high becomes.
+
+    Parameters
+    ----------
+    rescaling
+        The window and what becomes 0 and 1.
+    slope, intercept
+        Intensity = stored number * slope + intercept.
+    """
+    top = (rescaling.high - rescaling.centre) / rescaling.width
+    window = (rescaling.low, rescaling.high, rescaling.centre, 1 / rescaling.width, top)
+    return tuple(map(np.float32, (slope, intercept, *window)))  # type: ignore[return-value]
+
+
+def rescale(values: NDArray[Any], out: NDArray[np.float32], numbers: Scaling) -> None:
+    """Rescale stored numbers in one pass: ``(clip(value * slope + intercept, low, high) - centre) / width``.
 
     Parameters
     ----------
     values
         Stored numbers, any shape, contiguous.
     out
-        Receives ``(clip(value * slope + intercept, low, high) - centre) / width``; as many elements, contiguous.
-    rescaling
-        The window and what becomes 0 and 1.
-    slope, intercept
-        Intensity = value * slope + intercept.
+        Receives the result; as many elements, contiguous.
+    numbers
+        As `scaling` gives them.
     """
-    top = (rescaling.high - rescaling.centre) / rescaling.width
-    factor = 1 / rescaling.width
-    numbers = (slope, intercept, rescaling.low, rescaling.high, rescaling.centre, factor, top)
-    _rescale(values.reshape(-1), out.reshape(-1), *(np.float32(number) for number in numbers))
+    _rescale(values.reshape(-1), out.reshape(-1), numbers)
+
+
+@njit(nogil=True, inline="always")
+def scale(value, numbers):  # type: ignore[no-untyped-def]
+    """Rescale one number; for compiled loops."""
+    slope, intercept, low, high, centre, factor, top = numbers
+    intensity = np.float32(value) * slope + intercept
+    return min((min(max(intensity, low), high) - centre) * factor, top)  # rounding may go beyond
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _rescale(values, out, slope, intercept, low, high, centre, factor, top):  # type: ignore[no-untyped-def]
+def _rescale(values, out, numbers):  # type: ignore[no-untyped-def]
     for index in range(values.size):
-        intensity = np.float32(values[index]) * slope + intercept
-        scaled = (min(max(intensity, low), high) - centre) * factor
-        out[index] = min(scaled, top)  # rounding may have gone beyond
+        out[index] = scale(values[index], numbers)
 
 
 def count_values(values: NDArray[Any], lowest: int, highest: int) -> NDArray[np.int64]:

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unlabeled.data.arrays import StoredArray
+from unlabeled.data.arrays import StoredArray, gone
 from unlabeled.data.entry import DamagedEntryError, Entry, read_entry
 from unlabeled.data.intensity import IntensityRule, Rescaling
-from unlabeled.data.kernels import rescale
+from unlabeled.data.kernels import scaling
 from unlabeled.data.scan import Grid, Source
 from unlabeled.errors import DataError
 
@@ -165,20 +165,16 @@ class Record:
         """
         about = self._entry.about
         rescalings = self.rescalings
-        out = np.empty((self.channels, *size), np.float32)
+        scalings = [scaling(each, about.slope, about.intercept) for each in rescalings]
         read = _overlap(start, size, self.space)
-        whole = read is not None and read[1] == tuple(size)
-        if not whole:
-            for channel, rescaling in zip(out, rescalings, strict=True):
-                channel.fill(rescaling.padding)
+        if read is not None and read[1] == tuple(size):
+            return torch.from_numpy(self.image.read_scaled(start, size, scalings))
+        out = np.empty((self.channels, *size), np.float32)
+        for channel, rescaling in zip(out, rescalings, strict=True):
+            channel.fill(rescaling.padding)
         if read is not None:
             first, edges, where = read
-            stored = self.image.read(first, edges)
-            inner = out if whole else np.empty(stored.shape, np.float32)
-            for values, target, rescaling in zip(stored, inner, rescalings, strict=True):
-                rescale(values, target, rescaling, about.slope, about.intercept)
-            if not whole:
-                out[(slice(None), *where)] = inner
+            out[(slice(None), *where)] = self.image.read_scaled(first, edges, scalings)
         return torch.from_numpy(out)
 
     def mask_patch(self, start: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -216,10 +212,7 @@ def _open(folder: str, key: str) -> Entry:
     try:
         return read_entry(entry_path(folder, key))
     except (OSError, DamagedEntryError) as fault:
-        raise DataError(
-            f"a prepared scan in {folder} has gone or is damaged",
-            "Run the command again: it is prepared anew. Do not prune the cache during a run.",
-        ) from fault
+        raise gone(folder) from fault
 
 
 def _overlap(

@@ -80,7 +80,7 @@ class Resampling:
         for axis, (old, new, ratio) in enumerate(zip(self.old, self.new, self.ratio, strict=True)):
             step[axis, axis] = ratio
             step[axis, 3] = (old - 1) / 2 - ratio * (new - 1) / 2
-        return affine @ step
+        return np.asarray(affine @ step, np.float64)
 
     def _positions(self, axis: int) -> NDArray[np.float64]:
         """Where the new voxels' centres lie along an axis [old voxel]."""
