@@ -1,0 +1,101 @@
+"""Where patches are cut: inside, everywhere, and on labels when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlabeled.data.entry import write_entry
+from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.preparation import Recipe, prepare_scan
+from unlabeled.data.record import Record, entry_path
+from unlabeled.data.sampling import draw_labelled_start, draw_patch, draw_start, patch_size
+from unlabeled.data.scan import Grid, Scan, ScanFile, Source
+from unlabeled.rng import generator
+
+
+def record(folder: Path, array: np.ndarray, mask: np.ndarray | None = None) -> Record:
+    scan = Scan(array=array, spacing=None, affine=None, modality="CT", grid=Grid((), None))
+    about, arrays = prepare_scan(scan, mask, Recipe())
+    write_entry(entry_path(folder, "aakey"), about, arrays)
+    source = Source(name="a", channels=(ScanFile((Path("a"),), "npy"),), subject="s")
+    return Record("aakey", source, IntensityRule(), str(folder))
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=2, max_size=3),
+    seed=st.integers(0, 2**31),
+)
+def test_a_patch_lies_inside_or_around_the_scan(pairs: list[tuple[int, int]], seed: int) -> None:
+    space, size = zip(*pairs, strict=True)
+    start = draw_start(space, size, generator(seed))
+    for first, edge, extent in zip(start, size, space, strict=True):
+        if edge <= extent:
+            assert 0 <= first <= extent - edge
+        else:
+            before, after = -first, edge - extent + first
+            assert 0 <= after - before <= 1
+
+
+def test_every_start_is_reached_evenly() -> None:
+    rng = generator(0)
+    drawn = [draw_start((9, 5), (5, 4), rng) for _ in range(4000)]
+    starts, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(starts) == 5 * 2
+    assert abs(counts - 400).max() < 100  # 5 deviations
+
+
+def test_the_same_generator_draws_the_same_patch(tmp_path: Path) -> None:
+    scan = record(tmp_path, np.arange(20**3, dtype=np.int16).reshape(1, 20, 20, 20))
+    first, second = (draw_patch(scan, (8, 8, 8), generator(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (1, 8, 8, 8)
+
+
+def test_two_edges_on_a_volume_take_an_axial_slice(tmp_path: Path) -> None:
+    array = np.broadcast_to(np.arange(30, dtype=np.int16) * 10, (1, 20, 20, 30))
+    scan = record(tmp_path, array)
+    seen = set()
+    rng = generator(0)
+    for _ in range(200):
+        patch = draw_patch(scan, (6, 7), rng)
+        assert patch.shape == (1, 6, 7)
+        assert patch.unique().numel() == 1  # one place along the last axis
+        seen.add(round((patch[0, 0, 0].item() * 2000 - 1000) / 10))
+    assert len(seen) > 25
+    with pytest.raises(ValueError, match="axes"):
+        patch_size(scan, (4,))
+
+
+def test_labelled_patches_hold_a_label_and_rare_labels_are_not_lost(tmp_path: Path) -> None:
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[5:25, 5:25, 5:25] = 1
+    mask[38, 39, 1] = 2
+    scan = record(tmp_path, np.zeros((1, 40, 40, 40), np.int16), mask)
+    rng = generator(0)
+    held = {1: 0, 2: 0}
+    starts = set()
+    for _ in range(100):
+        start = draw_labelled_start(scan, (8, 8, 8), rng, 1.0)
+        labels = scan.mask_patch(start, (8, 8, 8)).unique().tolist()
+        assert all(0 <= first <= 32 for first in start)
+        assert set(labels) & {1, 2}
+        for label in held:
+            held[label] += label in labels
+        starts.add(start)
+    assert min(held.values()) > 25
+    assert len(starts) > 50
+    bare = [draw_labelled_start(scan, (8, 8, 8), generator(n), 0.0) for n in range(200)]
+    assert sum(bool(scan.mask_patch(start, (8, 8, 8)).any()) for start in bare) < 150
+
+
+def test_without_labels_a_labelled_start_is_any_start(tmp_path: Path) -> None:
+    empty = np.zeros((20, 20, 20), np.uint8)
+    scan = record(tmp_path, np.zeros((1, 20, 20, 20), np.int16), empty)
+    assert scan.labelled_voxels == {}
+    assert all(0 <= first <= 12 for first in draw_labelled_start(scan, (8,) * 3, generator(0), 1.0))
