@@ -60,6 +60,16 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
+def file_system(folder: Path) -> str:
+    """Name the type of the file system that a folder lies on, where the system tells."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return "unknown"
+    rows = [line.split() for line in mounts.read_text().splitlines()]
+    above = {str(folder), *map(str, folder.parents)}
+    return max((row for row in rows if row[1] in above), key=lambda row: len(row[1]))[2]
+
+
 def _medians(times: dict[str, list[tuple[float, float]]], which: int) -> dict[str, float]:
     return {
         name: round(statistics.median(taken[which] for taken in both), 3)
@@ -77,6 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root, cache = Path(temporary) / "scans", Path(temporary) / "cache"
         folders = make_files(root, options.files)
+        kind = file_system(root)
         time.sleep(2.5)  # let the folders settle, as in an archive that nobody is writing to
         times: dict[str, list[tuple[float, float]]] = {
             name: [] for name in ("list", "list_unchanged", "index", "index_unchanged")
@@ -90,6 +101,7 @@ def main() -> None:
     result = {
         "files": options.files,
         "folders": folders,
+        "file_system": kind,
         "repeats": options.repeats,
         "median_seconds": _medians(times, 0),
         "median_cpu_seconds": _medians(times, 1),
