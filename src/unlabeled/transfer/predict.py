@@ -1,0 +1,268 @@
+"""From a trained task and scans to masks on each scan's own grid, classes or numbers: what `unlabeled predict` does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlabeled.data.formats import write_mask
+from unlabeled.data.index import index_scans
+from unlabeled.data.scan import Quarantined
+from unlabeled.data.store import Record, Store
+from unlabeled.errors import DataError, OptionError, RunError, ScanError
+from unlabeled.options import Between
+from unlabeled.training.checkpoint import write_atomically
+from unlabeled.training.log import RunFolder
+from unlabeled.training.progress import Reporter
+from unlabeled.training.settings import device_kind
+from unlabeled.transfer.evaluate import as_csv
+from unlabeled.transfer.inference import (
+    Native,
+    classes_of,
+    native_grid,
+    segment_logits,
+    whole_scan_logits,
+)
+from unlabeled.transfer.saved import SavedTask, load_task
+from unlabeled.transfer.task import Task
+from unlabeled.transfer.tasks import Classify, Segment
+
+#: Endings that a file's name loses before the prediction's own is put on.
+ENDINGS: tuple[str, ...] = (
+    *(".nii.gz", ".nii", ".dcm", ".png", ".jpg", ".jpeg", ".tiff", ".tif", ".npy", ".npz"),
+    *(".nrrd", ".nhdr", ".mha", ".mhd"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What predicting left behind.
+
+    Parameters
+    ----------
+    out
+        Folder with ``predictions.csv``, ``quarantine.csv`` and, of a segmentation, masks and ``labels.json``.
+    rows
+        What ``predictions.csv`` holds, one row a scan.
+    quarantine
+        Scans left out, with reasons.
+    """
+
+    out: Path
+    rows: tuple[dict[str, Any], ...]
+    quarantine: tuple[Quarantined, ...]
+
+
+def predict(
+    run: Path | str,
+    scans: Path | str,
+    out: Path | str,
+    *,
+    probabilities: bool = False,
+    overlap: float = 0.5,
+    workers: int = 0,
+    accelerator: str = "auto",
+    cache: Path | str | None = None,
+    quiet: bool = False,
+) -> Predicted:
+    """Predict scans with a fine-tuned task.
+
+    Parameters
+    ----------
+    run
+        Run folder of `finetune`.
+    scans
+        Folder, data set, manifest or one scan.
+    out
+        Folder for the predictions; masks keep the scans' relative paths.
+    probabilities
+        Whether to write a map of every class as well: NIfTI, or for pictures a PNG of 65535 times the probability.
+    overlap
+        Share of a window's edge in common with the next one.
+    workers
+        Processes that prepare scans.
+    accelerator
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    cache
+        Folder of prepared scans; the user's cache folder when absent.
+    quiet
+        Print no progress.
+
+    Raises
+    ------
+    UnlabeledError
+        The run holds no task, nothing below `scans` can be used, or `out` cannot be written.  A scan that cannot be
+        read or does not fit is no reason to stop: it is named in ``quarantine.csv``.
+    """
+    if overlap not in Between(0, 0.9):
+        raise OptionError(f"--overlap is {overlap:g}, outside its range", "Give 0 to 0.9.")
+    saved = load_task(run)
+    root = Path(cache) if cache else None
+    index = index_scans(scans, cache=root)
+    folder = _make_folder(Path(out))
+    bare = [replace(source, mask=None) for source in index.sources]  # a broken mask is no hindrance
+    store = Store(root, spacing=saved.spacing)
+    with Reporter("preparing", len(bare), quiet=quiet, unit="scans/s") as reporter:
+        prepared = store.prepare(
+            bare,
+            rule=saved.rule,
+            workers=workers,
+            progress=lambda done, of: reporter.show(done),
+        )
+    left_out = [*index.quarantine, *prepared.quarantine]
+    records = _fitting(saved.task, prepared.records, left_out)
+    task = saved.task.to(device_kind(accelerator))
+    names = output_names([record.source.name for record in records])
+    rows: list[dict[str, Any]] = []
+    with Reporter("predicting", len(records), quiet=quiet, unit="scans/s") as reporter:
+        for done, (record, name) in enumerate(zip(records, names, strict=True), start=1):
+            try:
+                rows.append(_predict_one(saved, task, record, folder, name, probabilities, overlap))
+            except (ScanError, DataError) as fault:
+                left_out.append(Quarantined(record.source.name, fault.fact, fault.remedy))
+            reporter.show(done)
+    RunFolder(folder).write_quarantine(left_out)
+    write_atomically(folder / "predictions.csv", as_csv(rows).encode())
+    if isinstance(task, Segment):
+        named = dict(zip(task.classes.names, task.classes.values, strict=True))
+        text = json.dumps({"labels": named}, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / "labels.json", text.encode())
+    if not rows:
+        raise DataError(
+            f"none of {len(index.sources)} scans below {scans} could be predicted",
+            f"{folder / 'quarantine.csv'} says why, scan by scan.",
+        )
+    return Predicted(out=folder, rows=tuple(rows), quarantine=tuple(left_out))
+
+
+def _predict_one(
+    saved: SavedTask,
+    task: Task,
+    record: Record,
+    folder: Path,
+    name: PurePosixPath,
+    probabilities: bool,
+    overlap: float,
+) -> dict[str, Any]:
+    """Predict one scan, write its mask, and give its row."""
+    stem = folder / name
+    if isinstance(task, Segment):
+        native = native_grid(record, resampled=saved.spacing is not None)
+        logits = segment_logits(task, record, overlap=overlap)
+        found, likely = classes_of(logits, record, native)
+        picture = len(record.grid.shape) == 2 and record.grid.affine is None
+        ending = ".png" if picture else ".nii.gz"
+        path = stem.with_name(stem.name + ending)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(path, task.classes.decode(found), record.grid, native.affine)
+        if probabilities:
+            for called, layer in zip(task.classes.names, likely, strict=True):
+                beside = stem.with_name(f"{stem.name}_p_{_plain(called)}{ending}")
+                values = np.rint(layer * 65535).astype(np.uint16) if picture else layer
+                write_mask(beside, values, record.grid, native.affine)
+        return {
+            "file": record.source.name,
+            "mask": path.relative_to(folder).as_posix(),
+            **_sizes(task, found, native),
+        }
+    logits = whole_scan_logits(task, record)
+    if isinstance(task, Classify):
+        shares = logits.softmax(0).numpy()
+        each = {f"p {one}": float(p) for one, p in zip(task.classes, shares, strict=True)}
+        return {
+            "file": record.source.name,
+            "predicted": task.classes[int(shares.argmax())],
+            **each,
+        }
+    return {"file": record.source.name, "predicted": float(logits[0])}
+
+
+def _sizes(task: Segment, found: NDArray[Any], native: Native) -> dict[str, float]:
+    """Measure every class: millilitres of a volume, square millimetres of a picture, voxels without spacing."""
+    counts = np.bincount(found.reshape(-1), minlength=len(task.classes.names))
+    unit, one = "voxel", 1.0
+    if native.spacing is not None:
+        volume = len(native.spacing) == 3
+        unit = "ml" if volume else "mm2"
+        one = float(np.prod(native.spacing)) / (1000.0 if volume else 1.0)
+    pairs = zip(task.classes.names[1:], counts[1:], strict=True)
+    return {f"{name} [{unit}]": float(count) * one for name, count in pairs}
+
+
+def _fitting(
+    task: Task, records: Sequence[Record], left_out: list[Quarantined]
+) -> tuple[Record, ...]:
+    """Leave out scans that the network cannot take."""
+    fitting = []
+    for record in records:
+        reason = ""
+        if record.dims < task.encoder.dims:
+            reason = f"is a {record.dims}D picture, and the network takes volumes"
+        elif record.channels != task.encoder.in_channels:
+            reason = f"has {record.channels} channel(s), and the network takes {task.encoder.in_channels}"
+        if reason:
+            left_out.append(
+                Quarantined(
+                    record.source.name, reason, "Use a task that was fine-tuned on such scans."
+                )
+            )
+        else:
+            fitting.append(record)
+    return tuple(fitting)
+
+
+def output_names(names: Sequence[str]) -> list[PurePosixPath]:
+    """Name predictions after their scans: relative paths without endings, never outside the folder, each once.
+
+    >>> output_names(["p1/t1.nii.gz", "p1/t1.png", "../a b.dcm"])
+    [PurePosixPath('p1/t1'), PurePosixPath('p1/t1_png'), PurePosixPath('a b')]
+    """
+    taken: set[PurePosixPath] = set()
+    given = []
+    for name in names:
+        whole = PurePosixPath(name.replace("\\", "/"))
+        parts = [part for part in whole.parts if part not in ("/", "..", ".") and ":" not in part]
+        parts = parts or ["scan"]
+        last = parts[-1]
+        ending = next((end for end in ENDINGS if last.lower().endswith(end)), "")
+        stem = last[: len(last) - len(ending)] or last
+        path = PurePosixPath(*parts[:-1], stem)
+        if path in taken:
+            path = PurePosixPath(*parts[:-1], f"{stem}_{ending.strip('.').replace('.', '_')}")
+        number = 2
+        while path in taken:
+            path = PurePosixPath(*parts[:-1], f"{stem}_{number}")
+            number += 1
+        taken.add(path)
+        given.append(path)
+    return given
+
+
+def _make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as fault:
+        raise RunError(
+            f"cannot write to {path} ({fault.strerror or fault})",
+            "Give a folder that you may write to with --out.",
+        ) from None
+    return path
+
+
+def _plain(name: str) -> str:
+    """Make a label's name fit for a file.
+
+    >>> _plain("left kidney (upper)")
+    'left-kidney-upper'
+    """
+    return re.sub(r"[^0-9A-Za-z]+", "-", name).strip("-") or "class"
