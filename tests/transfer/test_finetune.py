@@ -190,6 +190,7 @@ def test_the_test_subjects_are_left_alone_unless_asked(run: Callable[..., Any]) 
     assert set(run().metrics) == {"val"}
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_loaded_reported_and_moved_on(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_weights_of_another_network_are_refused(run: Callable[..., Any], tmp_pat
         run("other", init=file)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
