@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unlabeled.data import formats
+from unlabeled.data.entry import read_entry
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Grid, Scan, ScanFile, Source
 from unlabeled.data.store import Store
@@ -122,3 +126,129 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(
     left = [path for path in store.folder.rglob("*") if path.is_file()]
     assert len(left) == 2  # the entry from before, and what the folder says of itself
     assert store.prepare(archive, rule=RULE).fresh == 4
+
+
+def test_a_truncated_entry_is_prepared_again(archive: list[Source], tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    record = store.prepare(archive[:2], rule=RULE).records[0]
+    record.path.write_bytes(record.path.read_bytes()[:-10])
+    again = store.prepare(archive[:2], rule=RULE)
+    assert again.fresh == 1
+    assert np.array_equal(again.records[0].image.whole(), ct(0).array)
+
+
+def test_options_make_preparations_of_their_own(archive: list[Source], tmp_path: Path) -> None:
+    own = Store(tmp_path / "cache")
+    coarse = Store(tmp_path / "cache", spacing=(2, 2, 2))
+    bright = Store(
+        tmp_path / "cache",
+        prepare=lambda scan: replace(scan, array=scan.array + 1),
+        prepare_key="brighter 1",
+    )
+    records = [store.prepare(archive[:1], rule=RULE).records[0] for store in (own, coarse, bright)]
+    assert len({record.folder for record in records}) == 3
+    assert records[1].space == (10, 12, 28)
+    assert np.array_equal(records[2].image.whole(), ct(0).array + 1)
+    with pytest.raises(ValueError, match="prepare_key"):
+        Store(tmp_path, prepare=lambda scan: scan)
+
+
+def test_nothing_personal_reaches_the_cache(archive: list[Source], tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    store.prepare(archive, rule=RULE)
+    for path in store.folder.rglob("*"):
+        text = path.name.encode() + (path.read_bytes() if path.is_file() else b"")
+        for word in (b"doe", b"Doe", b"scan0.npy"):
+            assert word not in text.replace(b"scans-", b"")
+
+
+def test_a_scan_listed_twice_is_prepared_once(archive: list[Source], tmp_path: Path) -> None:
+    twice = [archive[0], replace(archive[0], subject="other")]
+    prepared = Store(tmp_path / "cache").prepare(twice, rule=RULE)
+    assert prepared.fresh == 1
+    assert [record.subject for record in prepared.records] == ["doe0", "other"]
+
+
+def test_a_file_that_has_gone_is_named(archive: list[Source], tmp_path: Path) -> None:
+    archive[1].channels[0].path.unlink()
+    prepared = Store(tmp_path / "cache").prepare(archive[:3], rule=RULE)
+    assert [row.name for row in prepared.quarantine] == ["scan1.npy"]
+    assert len(prepared.records) == 2
+
+
+def test_a_decoder_that_breaks_in_an_unknown_way_stops_nothing(
+    archive: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(source: Source) -> Scan:
+        raise KeyError("strange")
+
+    monkeypatch.setattr(formats, "read_scan", read)
+    prepared = Store(tmp_path / "cache").prepare(archive[:2], rule=RULE)
+    assert (len(prepared.records), len(prepared.quarantine)) == (0, 2)
+    assert "KeyError" in prepared.quarantine[0].reason
+
+
+def real_archive(folder: Path, count: int) -> list[Source]:
+    """Files that worker processes can read by themselves; the last one is no array."""
+    sources = []
+    for number in range(count):
+        path = folder / f"{number}.npy"
+        np.save(path, ct(number).array[0])
+        sources.append(Source(name=path.name, channels=(ScanFile((path,), "npy"),), subject="s"))
+    sources[-1].channels[0].path.write_bytes(b"broken")
+    return sources
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_store(tmp_path: Path) -> None:
+    sources = real_archive(tmp_path, 9)
+    alone = Store(tmp_path / "alone").prepare(sources, rule=RULE)
+    crew = Store(tmp_path / "crew").prepare(sources, rule=RULE, workers=2)
+    assert len(crew.records) == 8
+    assert [row.name for row in crew.quarantine] == ["8.npy"]
+    for first, second in zip(alone.records, crew.records, strict=True):
+        assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def end_process(scan: Scan) -> Scan:
+    """Die as the system's memory guard makes a process die, on one scan of the archive."""
+    if scan.array[0, 0, 0, 0] == ct(2).array[0, 0, 0, 0]:
+        os.kill(os.getpid(), 9)
+    return scan
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_scan_alone(tmp_path: Path) -> None:
+    sources = real_archive(tmp_path, 9)[:8]
+    store = Store(tmp_path / "cache", prepare=end_process, prepare_key="end")
+    prepared = store.prepare(sources, rule=RULE, workers=2)
+    assert [row.name for row in prepared.quarantine] == ["2.npy"]
+    assert "ended the process" in prepared.quarantine[0].reason
+    assert len(prepared.records) == 7
+
+
+def prepare_in_a_loop(root: Path, sources: list[Source]) -> None:
+    while True:
+        shutil.rmtree(root, ignore_errors=True)
+        Store(root).prepare(sources, rule=RULE)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_leaves_whole_entries_or_none(tmp_path: Path) -> None:
+    sources = real_archive(tmp_path, 7)[:6]
+    context = get_context("fork")
+    rng = np.random.default_rng(0)
+    Store(tmp_path / "warm").prepare(sources, rule=RULE)  # compiled kernels are inherited
+    for _ in range(20):
+        process = context.Process(target=prepare_in_a_loop, args=(tmp_path / "cache", sources))
+        process.start()
+        time.sleep(rng.uniform(0.02, 0.2))
+        process.kill()
+        process.join()
+        store = Store(tmp_path / "cache")
+        for path in store.folder.glob("??/*"):
+            if path.suffix != ".part":
+                read_entry(path)
+        prepared = store.prepare(sources, rule=RULE)
+        for number, record in enumerate(prepared.records):
+            assert np.array_equal(record.image.whole(), ct(number).array)
