@@ -183,10 +183,10 @@ class Packed:
             whole = _unpack(words, begins[plain] >> 1, places[plain], *rest)
         if not plain.all():
             numbers, places = numbers[~plain], places[~plain]
-            unpacked = np.zeros((len(numbers), _MOST), np.uint16)
+            unpacked = np.empty((len(numbers), _MOST), np.uint16)
             for row, number in zip(unpacked, numbers, strict=True):
                 begin, end = int(self.table[number]) - 1, int(self.table[number + 1]) & ~1
-                blosc2.decompress2(self.memory[begin:end], dst=row)
+                blosc2.decompress2(self.memory[begin:end], dst=row, nthreads=1)
             where = np.arange(len(numbers)) * _MOST
             whole = _unpack(unpacked.reshape(-1), where, places, *rest) and whole
         if not whole:
@@ -277,25 +277,21 @@ def _typed_take_bits(typing_context, near, far, shift, rest, mask):  # type: ign
 _take_bits: Any = intrinsic(_typed_take_bits)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _unpack_row(words, word, shift, width, base, scaling, out, at, count):  # type: ignore[no-untyped-def]
+@njit(nogil=True, inline="always")
+def _unpack_row(words, word, shift, width, base, scaling, out, to):  # type: ignore[no-untyped-def]
     mask = np.uint16((1 << width) - 1)
     # A row that ends in its first word takes nothing from the second, and a shift by 16 bits is not defined.
     next_ = word + np.uint64(LANES if shift + width > 16 else 0)
     rest = np.uint16((16 - shift) & 15)
     right = np.uint16(shift)
-    if count == LANES:
-        for lane in range(np.uint64(LANES)):
-            value = _take_bits(words[word + lane], words[next_ + lane], right, rest, mask)
-            out[at + lane] = scale(np.float32(value) + base, scaling)
-    else:
-        for lane in range(np.uint64(count)):
-            value = _take_bits(words[word + lane], words[next_ + lane], right, rest, mask)
-            out[at + lane] = scale(np.float32(value) + base, scaling)
+    for lane in range(np.uint64(LANES)):
+        value = _take_bits(words[word + lane], words[next_ + lane], right, rest, mask)
+        out[to + lane] = scale(np.float32(value) + base, scaling)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _unpack(words, where, places, corner, cell, cells, low, scaling, out, size):  # type: ignore[no-untyped-def]
+    edge = np.empty(LANES, np.float32)  # a row that the crop cuts
     for index in range(len(where)):
         begin = where[index]
         at = begin + _HEAD
@@ -319,11 +315,17 @@ def _unpack(words, where, places, corner, cell, cells, low, scaling, out, size):
                         for x in range(max(0, -i), min(cell[0], size[0] - i)):
                             for y in range(max(0, -j), min(cell[1], size[1] - j)):
                                 bit = (x * cell[1] + y) * width
-                                word = np.uint64(at + (bit >> 4) * LANES + first)
-                                to = np.uint64(((i + x) * size[1] + j + y) * size[2] + k + first)
-                                count = last - first
-                                _unpack_row(
-                                    words, word, bit & 15, width, base, scaling, out, to, count
-                                )
+                                word, shift = np.uint64(at + (bit >> 4) * LANES), bit & 15
+                                to = ((i + x) * size[1] + j + y) * size[2] + k
+                                if last - first == LANES:
+                                    _unpack_row(
+                                        words, word, shift, width, base, scaling, out, np.uint64(to)
+                                    )
+                                else:
+                                    _unpack_row(
+                                        words, word, shift, width, base, scaling, edge, np.uint64(0)
+                                    )
+                                    for lane in range(first, last):
+                                        out[to + lane] = edge[lane]
                     at += width * LANES
     return True
