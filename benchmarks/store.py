@@ -6,6 +6,10 @@ opening (`load_case`) and `crop_and_pad_nd` as its loader does.  Opening is time
 leaves it out; ours opens its file within every crop and delivers rescaled float32 as well.  A segmentation of one
 voxel keeps what nnU-Net stores besides the image out of the figures.
 
+Where a crop's time goes (profile on a shared machine): about two thirds in unpacking, 15 to 22 ns a row of 16 voxels; a
+seventh in the chunks that blosc2 compressed on top; the rest is first touching the 3.5 MB of the result, mapping
+the file and calls.
+
 Its pieces are for this benchmark only and belong into an environment of their own::
 
     pip install --no-deps nnunetv2==2.8.1 acvl-utils==0.2.6 batchgenerators==0.25.5 dynamic-network-architectures==0.4.4

@@ -33,6 +33,7 @@ CELLS = 128  # in a chunk
 _HEAD = CELLS + CELLS // 2  # words of a chunk before its bits
 _MOST = _HEAD + CELLS * ROWS * LANES  # words of a chunk at most
 _WORTH = 0.97  # compress a chunk when it shrinks below this, for reading costs more then
+_ONE_THREAD: dict[str, Any] = {"nthreads": 1}  # starting threads costs more than a chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class Packed:
             unpacked = np.empty((len(numbers), _MOST), np.uint16)
             for row, number in zip(unpacked, numbers, strict=True):
                 begin, end = int(self.table[number]) - 1, int(self.table[number + 1]) & ~1
-                blosc2.decompress2(self.memory[begin:end], dst=row, nthreads=1)
+                blosc2.decompress2(self.memory[begin:end], dst=row, **_ONE_THREAD)
             where = np.arange(len(numbers)) * _MOST
             whole = _unpack(unpacked.reshape(-1), where, places, *rest) and whole
         if not whole:

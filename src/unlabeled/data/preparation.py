@@ -116,7 +116,7 @@ def smallest_type(array: NDArray[Any]) -> NDArray[Any]:
     """Keep whole numbers in the smallest integer type that holds them, others as float32.
 
     >>> smallest_type(np.array([0.0, 300.0])).dtype
-    dtype('uint16')
+    dtype('int16')
     """
     if array.dtype.kind == "b":
         return array.astype(np.uint8)

@@ -85,7 +85,8 @@ class Resampling:
     def _positions(self, axis: int) -> NDArray[np.float64]:
         """Where the new voxels' centres lie along an axis [old voxel]."""
         centred = np.arange(self.new[axis]) - (self.new[axis] - 1) / 2
-        return centred * self.ratio[axis] + (self.old[axis] - 1) / 2
+        positions: NDArray[Any] = centred * self.ratio[axis] + (self.old[axis] - 1) / 2
+        return positions
 
 
 def resample(
