@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ COMMANDS = {
     "demo": "unlabeled.cli.demo:demo",
 }
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
+# threads of OpenMP that wait by spinning slow each other down where a machine is shared; a short spin costs nothing
+SPIN = ("GOMP_SPINCOUNT", "5000")
 
 
 def make_app(arguments: Sequence[str]) -> App:
@@ -59,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
+    os.environ.setdefault(*SPIN)
     try:
         code = make_app(arguments)(
             list(arguments), exit_on_error=False, print_error=False, result_action="return_value"

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-import unlabeled
 from unlabeled.data.store import Record
 from unlabeled.methods._base import SharedOptions
 from unlabeled.training.precision import Arithmetic
@@ -34,7 +33,7 @@ def gather_facts(
     """Collect what ``run.json`` says when a run starts or goes on."""
     return {
         "command": command,
-        "unlabeled": unlabeled.__version__,
+        "unlabeled": _version("unlabeled"),
         "git": git_state(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -84,7 +83,7 @@ def cpu_name() -> str:
 
 def git_state() -> str:
     """Name the commit of a source checkout, with ``+`` where files differ; empty for an installed package."""
-    folder = Path(unlabeled.__file__).parent
+    folder = Path(__file__).resolve().parent
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],  # noqa: S607

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -71,20 +70,6 @@ def usable_sources(task: str, index: Index) -> tuple[tuple[Source, ...], list[Qu
             or f"Give a manifest with a column `{column}`, or a folder with images/ and labels/.",
         )
     return tuple(usable), left_out
-
-
-def same_channels(
-    records: Sequence[Record], channels: int | None, left_out: list[Quarantined]
-) -> tuple[Record, ...]:
-    """Keep the scans with so many channels, or with as many as most have."""
-    if not records:
-        return ()
-    wanted = channels or Counter(record.channels for record in records).most_common(1)[0][0]
-    for record in records:
-        if record.channels != wanted:
-            reason = f"has {record.channels} channel(s), and the network takes {wanted}"
-            left_out.append(Quarantined(record.source.name, reason, "Fine-tune on it separately."))
-    return tuple(record for record in records if record.channels == wanted)
 
 
 def draw_cohort(records: Sequence[Record], options: FinetuneOptions) -> Cohort:

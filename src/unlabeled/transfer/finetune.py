@@ -13,20 +13,19 @@ from unlabeled.data.scan import Index, Quarantined
 from unlabeled.data.store import Record, Store
 from unlabeled.errors import DataError, OptionError, RunError
 from unlabeled.nn.weights import LoadReport
-from unlabeled.options import flag
 from unlabeled.training.checkpoint import read_checkpoint, restore_method
 from unlabeled.training.engine import train
 from unlabeled.training.facts import gather_facts
+from unlabeled.training.given import complete, first_options, named
 from unlabeled.training.log import RunFolder
-from unlabeled.training.pretrain import choose_dims
 from unlabeled.training.progress import Reporter
+from unlabeled.training.selection import choose_dims, same_channels
 from unlabeled.training.settings import Settings, is_first_process, make_fabric
 from unlabeled.training.state import Result
 from unlabeled.transfer.cohort import (
     Cohort,
     draw_cohort,
     plan_length,
-    same_channels,
     usable_sources,
 )
 from unlabeled.transfer.evaluate import Evaluation, evaluate, write_metrics
@@ -113,7 +112,7 @@ def finetune(
     options, settings = _complete(options, settings, values, sources or {})
     folder = RunFolder(Path(out))
     if settings.resume:
-        options = _first_options(options, sources or {}, folder)
+        options = first_options(FinetuneOptions, options, sources or {}, folder)
     start = Start.read(init, like)
     again = f"unlabeled finetune {task} {labelled} --init {init} --out {out} --resume"
     if is_first_process():
@@ -148,8 +147,8 @@ def finetune(
         "quarantined": len(left_out),
     }
     if is_first_process():
-        named = {"task": task, "init": start.called, **_named(options, settings)}
-        folder.write_options(named, sources or {})
+        about = {"task": task, "init": start.called, **named(options, settings)}
+        folder.write_options(about, sources or {})
         folder.write_quarantine(left_out)
         folder.write_facts(facts)
     began = time.time()
@@ -265,46 +264,9 @@ def _complete(
     values: Mapping[str, Any],
     sources: Mapping[str, str],
 ) -> tuple[FinetuneOptions, Settings]:
-    """Make what is not ready-made from values by name; epochs without steps mean passes over the scans."""
-    for_settings = {n: v for n, v in values.items() if n in Settings.names()}
-    rest = {n: v for n, v in values.items() if n not in for_settings}
-    if options is None:
-        made = FinetuneOptions.from_names(**rest)
-        if not isinstance(made, FinetuneOptions):
-            raise TypeError(f"{type(made)} is no FinetuneOptions")
-        options = made
-    elif rest:
-        options = replace(options, **rest)
+    """Complete the options; epochs without steps mean passes over the scans."""
+    options, settings = complete(FinetuneOptions, options, settings, values)
     said = {*values, *(name for name, source in sources.items() if source != "default")}
     if "epochs" in said and "steps" not in said:
         options = replace(options, steps=None)
-    settings = settings or Settings()
-    return options, replace(settings, **for_settings) if for_settings else settings
-
-
-def _first_options(
-    options: FinetuneOptions, sources: Mapping[str, str], folder: RunFolder
-) -> FinetuneOptions:
-    """Take the options of the first start; refuse one that is typed now and differs."""
-    read = folder.read_options()
-    names = FinetuneOptions.names()
-    kept = {n: tuple(v) if isinstance(v, list) else v for n, v in read.items() if n in names}
-    absent: dict[str, Any] = dict.fromkeys(
-        ("steps", "dims", "spacing", "flips")
-    )  # TOML has no None
-    first, _ = _complete(None, None, {**absent, **kept}, {})
-    for name in names:
-        now, then = getattr(options, name), getattr(first, name)
-        if sources.get(name) == "command line" and now != then:
-            raise OptionError(
-                f"{flag(name)} is {now}, but this run was started with {then}",
-                "Leave it out to go on, or give another --out to start anew.",
-            )
-    return first
-
-
-def _named(options: FinetuneOptions, settings: Settings) -> dict[str, Any]:
-    return {
-        **{name: getattr(options, name) for name in options.names()},
-        **{name: getattr(settings, name) for name in settings.names() if name != "resume"},
-    }
+    return options, settings

@@ -19,14 +19,15 @@ from unlabeled.nn.agreement import require_agreement
 from unlabeled.nn.encoders import Encoder, build_encoder
 from unlabeled.nn.weights import LoadReport, load_weights
 from unlabeled.rng import derive
-from unlabeled.training.pretrain import choose_dims
+from unlabeled.training.origin import origin_facts
 from unlabeled.training.progress import Reporter
+from unlabeled.training.selection import choose_dims, same_channels
 from unlabeled.training.settings import device_kind
 from unlabeled.transfer.classifiers import NEIGHBOURS, PENALTIES, choose, fit_linear, fit_neighbours
-from unlabeled.transfer.cohort import draw_cohort, fitting_patch, same_channels, usable_sources
+from unlabeled.transfer.cohort import draw_cohort, fitting_patch, usable_sources
 from unlabeled.transfer.evaluate import score_classes
 from unlabeled.transfer.metrics import Interval
-from unlabeled.transfer.start import Start, origin_facts
+from unlabeled.transfer.start import Start
 from unlabeled.transfer.task import FinetuneOptions
 from unlabeled.transfer.windows import mean_over_windows
 

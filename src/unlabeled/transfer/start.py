@@ -19,7 +19,7 @@ from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import LoadReport, load_weights, read_weights
 from unlabeled.rng import derive
 from unlabeled.training.facts import fingerprint
-from unlabeled.training.pretrain import weights_file
+from unlabeled.training.origin import origin_facts, usual_spacing, weights_file
 from unlabeled.transfer.cohort import Cohort, fitting_patch
 from unlabeled.transfer.labels import find_labels
 from unlabeled.transfer.saved import rule_from
@@ -143,25 +143,13 @@ def _load_decoder(
     return {f"decoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
 
 
-def origin_facts(encoder: str, dims: int, records: Sequence[Record]) -> dict[str, Any]:
-    """Say what weights must agree with: the network that is built and the scans at hand."""
-    return {
-        "encoder": encoder,
-        "dims": dims,
-        "channels": records[0].channels,
-        "spacing": _usual_spacing(records),
-        "orientation": "RAS" if records[0].affine is not None else None,
-        "intensity": records[0].rule.as_metadata(),
-    }
-
-
 def describe_origin(start: Start, records: Sequence[Record], model: Task) -> dict[str, Any]:
     """Say what a trained task learnt from: what a later load must agree on, for its metadata."""
     known = start.metadata
     return {
         "slug": f"finetune-{model.kind}",
         "pretrained": known.get("slug"),
-        "spacing": _usual_spacing(records),
+        "spacing": usual_spacing(records),
         "orientation": "RAS" if records[0].affine is not None else None,
         "intensity": records[0].rule.as_metadata(),
         "modality": sorted({record.modality for record in records}),
@@ -169,14 +157,6 @@ def describe_origin(start: Start, records: Sequence[Record], model: Task) -> dic
         "licence": "of the scans it was learnt from",
         "citation": known.get("citation"),
     }
-
-
-def _usual_spacing(records: Sequence[Record]) -> list[float] | None:
-    """Median voxel edge lengths [mm]; None where no scan has any."""
-    known = [record.spacing for record in records if record.spacing is not None]
-    if not known:
-        return None
-    return [float(sorted(axis)[len(axis) // 2]) for axis in zip(*known, strict=True)]
 
 
 def _patch(patch: tuple[int, ...], dims: int) -> tuple[int, ...]:

@@ -1,0 +1,68 @@
+"""Where weights come from and what they were learnt on: what a later load must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unlabeled.data.store import Record
+from unlabeled.errors import RunError
+from unlabeled.methods._base import Method, SharedOptions
+from unlabeled.nn.agreement import require_agreement
+from unlabeled.nn.weights import load_weights, read_weights
+
+
+def weights_file(init: Path | str) -> Path:
+    """Find the weights that ``--init RUN|FILE`` names.
+
+    Raises
+    ------
+    RunError
+        There are none.
+    """
+    path = Path(init)
+    found = path / "encoder.safetensors" if path.is_dir() else path
+    if not found.is_file():
+        raise RunError(
+            f"{found} does not exist",
+            "Give a finished run folder or a weights file with --init.",
+        )
+    return found
+
+
+def origin_facts(encoder: str, dims: int, records: Sequence[Record]) -> dict[str, Any]:
+    """Say what weights must agree with: the network that is built and the scans at hand."""
+    return {
+        "encoder": encoder,
+        "dims": dims,
+        "channels": records[0].channels,
+        "spacing": usual_spacing(records),
+        "orientation": "RAS" if records[0].affine is not None else None,
+        "intensity": records[0].rule.as_metadata(),
+        "modality": sorted({record.modality for record in records}),
+    }
+
+
+def usual_spacing(records: Sequence[Record]) -> list[float] | None:
+    """Give the median voxel edge lengths of the scans that know them [mm]."""
+    known = [record.spacing for record in records if record.spacing is not None]
+    if not known or len({len(spacing) for spacing in known}) > 1:
+        return None
+    return [float(sorted(axis)[len(axis) // 2]) for axis in zip(*known, strict=True)]
+
+
+def load_init(
+    method: Method, options: SharedOptions, records: Sequence[Record], init: Path | str
+) -> list[str]:
+    """Start the encoder from the weights of ``--init``; give warnings and the load report as lines.
+
+    Raises
+    ------
+    RunError
+        The weights disagree with the data, or too little of them fits.
+    """
+    tensors, metadata = read_weights(weights_file(init))
+    facts = origin_facts(options.encoder, method.encoder.dims, records)
+    warnings = require_agreement(metadata, facts)
+    return [*warnings, *load_weights(method.encoder, tensors, source=str(init)).lines()]

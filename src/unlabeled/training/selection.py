@@ -1,0 +1,145 @@
+"""Which scans a run learns from: what the method needs, axes of space, channels, and who is held out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from unlabeled.data.scan import Index, Quarantined
+from unlabeled.data.splits import split_subjects
+from unlabeled.data.store import Record
+from unlabeled.errors import DataError, OptionError
+from unlabeled.methods._base import Needs, SharedOptions
+
+HELD_OUT_SHARE = 0.1
+
+
+def refuse_unmet(slug: str, needs: Needs, index: Index) -> None:
+    """Refuse before training what a method cannot learn from, naming what is missing.
+
+    Raises
+    ------
+    DataError
+        The scans lack something that the method needs.
+    """
+    faults = []
+    total = len(index.sources)
+    columns = ("report", "level", "boxes", "time", "mask", "label", "target")
+    for column in needs.metadata:
+        if column in columns:
+            without = sum(getattr(source, column) is None for source in index.sources)
+            if without:
+                faults.append(f"{without} of {total} scans have no {column}")
+    fewest = needs.channels
+    if fewest > 1 and not needs.colour:
+        few = sum(len(source.channels) < fewest for source in index.sources)
+        if few:
+            faults.append(f"{few} of {total} scans have fewer than {fewest} registered modalities")
+    if len(index.subjects) < needs.subjects:
+        faults.append(f"there are {len(index.subjects)} subjects, and it needs {needs.subjects}")
+    per_subject = Counter(source.subject for source in index.sources)
+    if needs.scans_per_subject > 1 and max(per_subject.values()) < needs.scans_per_subject:
+        faults.append(f"no subject has {needs.scans_per_subject} scans")
+    if faults:
+        raise DataError(
+            f"{slug} cannot learn from {index.root}: {'; '.join(faults)}",
+            f"`unlabeled check {index.root}` says what the scans can be used for.",
+        )
+
+
+def split_records(
+    records: Sequence[Record], seed: int
+) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Hold out a tenth of the subjects for the pretext score, unless a manifest names validation scans.
+
+    Scans whose manifest says ``test`` are never seen; a single subject leaves nothing to hold out.
+
+    Raises
+    ------
+    DataError
+        Every scan is set aside for validation or test.
+    """
+    training = tuple(r for r in records if r.source.split in (None, "train"))
+    held_out = tuple(r for r in records if r.source.split == "val")
+    if not training:
+        raise DataError(
+            f"all {len(records)} scans are set aside for validation or test",
+            "Write train into the manifest's column `split`, or leave the column out.",
+        )
+    subjects = sorted({record.subject for record in training})
+    if held_out or len(subjects) < 2:
+        return training, held_out
+    share = max(HELD_OUT_SHARE, 1 / len(subjects))
+    parts = split_subjects(subjects, {"train": 1 - share, "held out": share}, seed)
+    chosen = set(parts["held out"]) or {subjects[-1]}
+    return (
+        tuple(r for r in training if r.subject not in chosen),
+        tuple(r for r in training if r.subject in chosen),
+    )
+
+
+def choose_dims(
+    records: Sequence[Record],
+    asked: int | None,
+    able: tuple[int, ...],
+    left_out: list[Quarantined],
+) -> tuple[tuple[Record, ...], int]:
+    """Choose 2D or 3D networks, and leave out pictures from a 3D run.
+
+    Raises
+    ------
+    OptionError
+        The method has no such form.
+    """
+    volumes = sum(record.dims == 3 for record in records)
+    dims = asked or (3 if volumes * 2 > len(records) and 3 in able else min(able))
+    if dims not in able:
+        raise OptionError(
+            f"--dims {dims}: the method works in {' and '.join(f'{d}D' for d in able)}",
+            f"Give --dims {able[0]}.",
+        )
+    usable = []
+    for record in records:
+        if record.dims >= dims:
+            usable.append(record)
+        else:
+            left_out.append(
+                Quarantined(
+                    record.source.name,
+                    f"a {record.dims}D picture in a {dims}D run",
+                    "Give --dims 2 to learn from pictures and slices.",
+                )
+            )
+    return tuple(usable), dims
+
+
+def same_channels(
+    records: Sequence[Record], channels: int | None, left_out: list[Quarantined]
+) -> tuple[Record, ...]:
+    """Keep the scans with so many channels, or with as many as most have."""
+    if not records:
+        return ()
+    wanted = channels or Counter(record.channels for record in records).most_common(1)[0][0]
+    for record in records:
+        if record.channels != wanted:
+            reason = f"has {record.channels} channel(s), and the network takes {wanted}"
+            left_out.append(Quarantined(record.source.name, reason, "Use it in a run of its own."))
+    return tuple(record for record in records if record.channels == wanted)
+
+
+def fit_dims(options: SharedOptions, dims: int) -> SharedOptions:
+    """Give a patch as many edges as the networks have axes: a 2D patch takes the first two.
+
+    Raises
+    ------
+    OptionError
+        A 2D patch was given for volumes.
+    """
+    patch = tuple(options.patch_size)
+    if len(patch) < dims:
+        raise OptionError(
+            f"--patch-size {' '.join(map(str, patch))} has {len(patch)} edges, the scans {dims} axes",
+            "Give one edge an axis, or --dims 2 to learn from slices.",
+        )
+    return replace(options, patch_size=patch[:dims], dims=dims)  # type: ignore[arg-type]
