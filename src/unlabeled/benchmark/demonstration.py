@@ -22,7 +22,7 @@ from unlabeled.transfer.predict import predict
 SLUG = "models-genesis"
 PARTS = (("train", 3), ("val", 2), ("test", 10))  # labelled patients
 UNLABELLED = 24
-SPACING = 5.0  # [mm]
+SPACING = 6.0  # [mm]
 VIRTUAL = (
     "The patients are virtual: deformed copies of the MNI152 template with simulated contrast, bias field and noise. "
     "The figures show that the chain works on this machine, and say nothing about real patients."
@@ -35,9 +35,9 @@ PRETRAINING: Mapping[str, Any] = {
     "optimiser": "adam",
     "lr": 2e-3,
     "shuffle_windows": 1000,
-    "steps": 240,
+    "steps": 200,
 }
-FINETUNING: Mapping[str, Any] = {"steps": 60, "batch_size": 2, "epochs": 3}
+FINETUNING: Mapping[str, Any] = {"steps": 60, "batch_size": 2, "epochs": 3, "lr": 5e-3}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def demonstrate(
         methods={SLUG: {**PRETRAINING, "seed": seed}},
         seeds=seeds,
         finetuning=FINETUNING,
-        settings={"quiet": True, "score_every": 20, "checkpoint_minutes": 60.0},
+        settings={"quiet": True, "score_every": 50, "checkpoint_minutes": 60.0},
     )
     runs = out / "runs"
     outcome = run_plan(plan, runs, cache=out / "cache", say=say)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from unlabeled.benchmark.statistics import Score
 from unlabeled.errors import DataError, UnlabeledError
+from unlabeled.training.log import RunFolder
 from unlabeled.training.pretrain import pretrain
 from unlabeled.training.state import Result
 from unlabeled.transfer.finetune import finetune
@@ -167,12 +167,12 @@ def collect(plan: Plan, out: Path, failed: Mapping[str, str] | None = None) -> O
     rows: list[dict[str, Any]] = []
     seconds: dict[str, dict[str, float]] = {}
     for slug in plan.methods:
-        spent = _facts(out / f"pretrain-{slug}").get("seconds", 0.0)
+        spent = RunFolder(out / f"pretrain-{slug}").read_facts().get("seconds", 0.0)
         seconds[slug] = {"pretraining": float(spent), "fine-tuning": 0.0}
     seconds[SCRATCH] = {"pretraining": 0.0, "fine-tuning": 0.0}
     for cell in plan.cells:
         run = place_of(plan, cell, out)
-        facts = _facts(run)
+        facts = RunFolder(run).read_facts()
         if not facts.get("finished"):
             continue
         seconds[cell.method]["fine-tuning"] += float(facts.get("seconds", 0.0))
@@ -195,7 +195,7 @@ def read_metrics(run: Path, part: str) -> Sequence[dict[str, Any]]:
 def _pretrain(
     plan: Plan, slug: str, options: Mapping[str, Any], out: Path, cache: Path | None
 ) -> None:
-    if not _facts(out).get("finished"):
+    if not RunFolder(out).read_facts().get("finished"):
         resume = (out / "run.json").exists()
         given = {**plan.settings, "resume": resume}
         done = pretrain(slug, plan.scans, out, cache=cache, **options, **given)
@@ -204,7 +204,7 @@ def _pretrain(
 
 def _finetune(plan: Plan, cell: Cell, out: Path, like: Path, cache: Path | None) -> None:
     run = place_of(plan, cell, out)
-    if _facts(run).get("finished"):
+    if RunFolder(run).read_facts().get("finished"):
         return
     scratch = cell.method == SCRATCH
     done = finetune(
@@ -227,11 +227,3 @@ def _heed(result: Result) -> None:
     """Pass an interruption on: the cell has saved, and the plan ends."""
     if result.exit_reason == "interrupted":
         raise KeyboardInterrupt
-
-
-def _facts(run: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return facts

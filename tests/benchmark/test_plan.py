@@ -1,0 +1,162 @@
+"""A plan of cells: each run once, picked up where it stopped, failures named; and what a report shows of it."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from unlabeled.benchmark import plan as plans
+from unlabeled.benchmark import summary
+from unlabeled.benchmark.plan import SCRATCH, Cell, Plan, collect, place_of, run_plan
+from unlabeled.benchmark.report import ReportData, render_report
+from unlabeled.benchmark.statistics import compare_scores
+from unlabeled.data.index import index_scans
+from unlabeled.demo.phantoms import write_patients
+from unlabeled.transfer.predict import predict
+
+SMALL = {"encoder": "resenc-tiny", "patch_size": (16, 16, 16), "batch_size": 2, "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A plan of two fractions and one seed, and where it runs."""
+    place = tmp_path_factory.mktemp("plan")
+    write_patients(place / "scans", patients=4, shape=(20, 20, 20))
+    write_patients(place / "labelled", patients=8, shape=(20, 20, 20), labelled=True, seed=1)
+    rows = [
+        {
+            "image": f"images/{image.name}",
+            "mask": f"labels/{image.name}",
+            "subject": f"p{number}",
+            "split": ("train", "train", "train", "val", "test", "test", "test", "test")[number],
+        }
+        for number, image in enumerate(sorted((place / "labelled" / "images").iterdir()))
+    ]
+    manifest = place / "labelled" / "labelled.csv"
+    with manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    plan = Plan(
+        scans=place / "scans",
+        labelled=manifest,
+        task="segment",
+        methods={"models-genesis": {**SMALL, "optimiser": "adam", "lr": 1e-3}},
+        fractions=(2, 1.0),
+        seeds=1,
+        finetuning={"steps": 2, "epochs": 1, "batch_size": 2},
+        settings={"quiet": True, "accelerator": "cpu", "log_every": 1},
+    )
+    return plan, place / "out", place / "cache"
+
+
+@pytest.fixture(scope="module")
+def outcome(tiny):
+    plan, out, cache = tiny
+    return run_plan(plan, out, cache=cache)
+
+
+def test_every_cell_is_measured_on_the_same_subjects(tiny, outcome):
+    plan, _, _ = tiny
+    assert not outcome.failed
+    cells = Counter((row["method"], row["fraction"], row["seed"]) for row in outcome.rows)
+    assert set(cells) == {(cell.method, cell.fraction, cell.seed) for cell in plan.cells}
+    subjects = {
+        method: {row["subject"] for row in outcome.rows if row["method"] == method}
+        for method in (SCRATCH, "models-genesis")
+    }
+    assert len(subjects[SCRATCH]) == 4
+    assert subjects[SCRATCH] == subjects["models-genesis"]
+
+
+def test_the_fraction_decides_how_many_are_trained_on(tiny, outcome):
+    plan, out, _ = tiny
+    trained = {
+        cell.fraction: plans.RunFolder(place_of(plan, cell, out)).read_facts()["subjects"]["train"]
+        for cell in plan.cells
+    }
+    assert trained == {2: 2, 1.0: 3}
+
+
+def test_what_has_run_is_not_run_again_and_what_is_missing_is(tiny, outcome, monkeypatch):
+    plan, out, cache = tiny
+    asked = []
+    original = plans.finetune
+
+    def counted(*args, **kwargs):
+        asked.append(args[2].name)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(plans, "finetune", counted)
+    again = run_plan(plan, out, cache=cache)
+    assert asked == []
+    assert again.rows == outcome.rows
+    missing = place_of(plan, Cell(SCRATCH, 2, 0), out)
+    missing.rename(missing.with_name("away"))
+    third = run_plan(plan, out, cache=cache)
+    assert asked == [missing.name]
+    assert third.rows == outcome.rows
+
+
+def test_a_cell_that_fails_is_named_and_stops_nothing(tiny, outcome):
+    plan, out, cache = tiny
+    found = run_plan(replace(plan, fractions=(2, 500)), out, cache=cache)
+    assert set(found.failed) == {"scratch-500-seed0", "models-genesis-500-seed0"}
+    assert {row["fraction"] for row in found.rows} == {2}
+
+
+def test_an_interruption_ends_the_plan(tiny, monkeypatch, outcome):
+    plan, _, _ = tiny
+
+    def interrupted(*args, **kwargs):
+        class Done:
+            result = type("Result", (), {"exit_reason": "interrupted"})()
+
+        return Done()
+
+    monkeypatch.setattr(plans, "finetune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, tiny[1] / "other", cache=tiny[2])
+
+
+def test_scores_average_the_classes_of_a_subject(outcome):
+    scores = outcome.scores("dice")
+    one = scores[0]
+    rows = [
+        float(row["dice"])
+        for row in outcome.rows
+        if (row["method"], row["fraction"], row["seed"], row["subject"])
+        == (one.method, float(one.label_fraction), one.seed, one.subject)
+    ]
+    assert one.value == pytest.approx(np.mean(rows))
+
+
+def test_the_report_shows_curves_previews_examples_and_costs(tiny, outcome, tmp_path):
+    plan, out, cache = tiny
+    run = out / "pretrain-models-genesis"
+    sources = index_scans(plan.labelled, labelled=True).sources
+    test = [source for source in sources if source.split == "test"]
+    best = place_of(plan, Cell("models-genesis", 1.0, 0), out)
+    predict(best, plan.labelled, tmp_path / "masks", cache=cache, quiet=True)
+    examples = summary.examples_of(outcome, "models-genesis", test, tmp_path / "masks", "dice")
+    assert [example.title for example in examples] == ["Best", "Median", "Worst"]
+    data = ReportData(
+        title="A plan",
+        comparison=compare_scores(outcome.scores("dice")),
+        done=("This.",),
+        costs=summary.costs_of(plan, outcome),
+        curves=summary.curves_of(plan, out),
+        previews=summary.previews_of(run, "Models Genesis"),
+        examples=examples,
+        methods=summary.cards_of(plan, out),
+        environment=summary.environment_of(run),
+        quarantine=summary.quarantine_of(run),
+    )
+    page = render_report(data)
+    for part in ("Best", "Worst", "Pretraining, models-genesis", "MICCAI", "data:image/png"):
+        assert part in page
+    assert collect(plan, out).seconds["models-genesis"]["pretraining"] > 0
