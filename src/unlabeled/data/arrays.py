@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.data.kernels import AS_STORED, Scaling, rescale
-from unlabeled.data.packing import Packed, can_pack, pack
+from unlabeled.data.packing import lowest, pack, unpack
 from unlabeled.errors import DataError
 
 BLOCK = {1: (4096,), 2: (64, 64), 3: (16, 16, 16)}  # voxels that are decompressed together
@@ -40,7 +41,7 @@ class StoredArray:
     dtype
         Type of the stored numbers.
     low
-        Smallest number of a packed array; None for a blosc2 frame.
+        What the numbers of a packed array are counted from; None for a blosc2 frame.
     """
 
     path: Path
@@ -73,7 +74,11 @@ class StoredArray:
         return self.read_scaled(start, size, [AS_STORED] * self.shape[0]).astype(self.dtype)
 
     def read_scaled(
-        self, start: Sequence[int], size: Sequence[int], scalings: Sequence[Scaling]
+        self,
+        start: Sequence[int],
+        size: Sequence[int],
+        scalings: Sequence[Scaling],
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Read a patch and rescale it, in one pass where the array is packed.
 
@@ -83,8 +88,11 @@ class StoredArray:
             As in `read`.
         scalings
             One a channel.
+        out
+            ``channel *size``, contiguous; receives the patch and is returned; made when None.
         """
-        out = np.empty((self.shape[0], *size), np.float32)
+        if out is None:
+            out = np.empty((self.shape[0], *size), np.float32)
         if self.low is None:
             for values, target, numbers in zip(
                 self._read_frame(start, size), out, scalings, strict=True
@@ -93,12 +101,13 @@ class StoredArray:
             return out
         self._check(start, size)
         try:
-            with self.path.open("rb", buffering=0) as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            memory = memoryview(mapped)[self.offset : self.offset + self.length]
-            packed = Packed(memory, self.shape[0], self.shape[1:], self.low)
-            for channel, numbers in enumerate(scalings):
-                packed.read(channel, start, out[channel], numbers)
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            try:
+                mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+            finally:
+                os.close(handle)
+            packed = memoryview(mapped)[self.offset : self.offset + self.length]
+            unpack(packed, self.low, start, scalings, out, self.shape)
         except (OSError, RuntimeError, ValueError) as fault:
             raise gone(self.path.parent.parent) from fault
         return out
@@ -127,7 +136,7 @@ class StoredArray:
             raise ValueError(f"a patch at {tuple(start)} of {tuple(size)} voxels is not in {space}")
 
 
-def encode(array: NDArray[Any]) -> tuple[bytes, int | None]:
+def encode(array: NDArray[Any]) -> tuple[bytes | memoryview, int | None]:
     """Compress an array so that small random crops are cheap to read.
 
     Scans and masks are packed (see `packing`); floating-point numbers and what is not laid out in space become
@@ -144,9 +153,9 @@ def encode(array: NDArray[Any]) -> tuple[bytes, int | None]:
         The bytes, and what `StoredArray` calls `low`.
     """
     array = np.ascontiguousarray(array)
-    if can_pack(array):
-        low = int(array.min())
-        return b"".join(pack(array, low)), low
+    low = lowest(array)
+    if low is not None:
+        return pack(array, low), low
     space = array.shape[1:]
     shuffle = blosc2.Filter.SHUFFLE if array.dtype.kind == "f" else blosc2.Filter.BITSHUFFLE
     chunks = (1, *map(min, CHUNK.get(len(space), space), space))

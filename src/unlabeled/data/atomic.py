@@ -10,7 +10,7 @@ from secrets import token_hex
 UNFINISHED = ".part"  # suffix of a file that is being written
 
 
-def write_atomically(path: Path, *parts: bytes) -> None:
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all, and stays after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{token_hex(8)}{UNFINISHED}")

@@ -1,7 +1,7 @@
 """One file of the prepared store: a checked header, then compressed arrays; written whole or not at all.
 
 Layout: 8 bytes of magic with the version, 8 of the header's length, 8 of the file's length, 16 of the blake2b
-digest of all that and the header; the header (JSON, deflated); blosc2 frames.  Nothing in it names a file, a person
+digest of all that and the header; the header (JSON, deflated); arrays, as `arrays.encode` gives them.  Nothing in it names a file, a person
 or a date.
 """
 
@@ -26,7 +26,7 @@ from unlabeled.data.atomic import write_atomically
 from unlabeled.data.intensity import Statistics
 from unlabeled.data.scan import Grid
 
-VERSION = 2
+VERSION = 3
 _PREFACE = struct.Struct("<8sQQ16s")
 _ALIGNED = 8  # where arrays begin [byte]
 _MAGIC = b"UNLABEL" + bytes([VERSION])
@@ -94,7 +94,7 @@ def write_entry(path: Path, about: About, arrays: Mapping[str, NDArray[Any]]) ->
         ],
     }
     header = zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 6)
-    parts = [_PREFACE.pack(bytes(8), 0, 0, bytes(16)), header]
+    parts: list[bytes | memoryview] = [_PREFACE.pack(bytes(8), 0, 0, bytes(16)), header]
     for data, _ in coded.values():
         parts += [bytes(-sum(map(len, parts)) % _ALIGNED), data]
     total = sum(map(len, parts))
