@@ -15,7 +15,7 @@ from torch import Tensor
 from unlabeled.data.arrays import StoredArray, gone
 from unlabeled.data.entry import DamagedEntryError, Entry, read_entry
 from unlabeled.data.intensity import IntensityRule, Rescaling
-from unlabeled.data.kernels import scaling
+from unlabeled.data.kernels import Scaling, scaling
 from unlabeled.data.scan import Grid, Source
 from unlabeled.errors import DataError
 
@@ -131,11 +131,7 @@ class Record:
     @property
     def rescalings(self) -> tuple[Rescaling, ...]:
         """How each channel becomes network input under the rule."""
-        return tuple(
-            rescaling
-            for statistics in self._entry.about.statistics
-            for rescaling in [Rescaling.under(self.rule, statistics)] * statistics.channels
-        )
+        return _rescalings(self._entry, self.rule)
 
     @property
     def window(self) -> tuple[float, float]:
@@ -163,18 +159,17 @@ class Record:
         DataError
             If the scan has gone from the cache or is damaged.
         """
-        about = self._entry.about
-        rescalings = self.rescalings
-        scalings = [scaling(each, about.slope, about.intercept) for each in rescalings]
-        read = _overlap(start, size, self.space)
+        image = self.image
+        read = _overlap(start, size, image.shape[1:])
+        scalings = _scalings(self.folder, self.key, self.rule)
+        out = np.empty((image.shape[0], *size), np.float32)
         if read is not None and read[1] == tuple(size):
-            return torch.from_numpy(self.image.read_scaled(start, size, scalings))
-        out = np.empty((self.channels, *size), np.float32)
-        for channel, rescaling in zip(out, rescalings, strict=True):
+            return torch.from_numpy(image.read_scaled(start, size, scalings, out))
+        for channel, rescaling in zip(out, self.rescalings, strict=True):
             channel.fill(rescaling.padding)
         if read is not None:
             first, edges, where = read
-            out[(slice(None), *where)] = self.image.read_scaled(first, edges, scalings)
+            out[(slice(None), *where)] = image.read_scaled(first, edges, scalings)
         return torch.from_numpy(out)
 
     def mask_patch(self, start: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -215,6 +210,22 @@ def _open(folder: str, key: str) -> Entry:
         raise gone(folder) from fault
 
 
+def _rescalings(entry: Entry, rule: IntensityRule) -> tuple[Rescaling, ...]:
+    return tuple(
+        rescaling
+        for statistics in entry.about.statistics
+        for rescaling in [Rescaling.under(rule, statistics)] * statistics.channels
+    )
+
+
+@lru_cache(maxsize=512)
+def _scalings(folder: str, key: str, rule: IntensityRule) -> tuple[Scaling, ...]:
+    """Give how stored numbers become network input, one a channel; kept as long as headers are."""
+    entry = _open(folder, key)
+    about = entry.about
+    return tuple(scaling(each, about.slope, about.intercept) for each in _rescalings(entry, rule))
+
+
 def _overlap(
     start: Sequence[int], size: Sequence[int], space: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[slice, ...]] | None:
@@ -223,13 +234,13 @@ def _overlap(
         raise ValueError(
             f"a patch at {tuple(start)} of {tuple(size)} voxels, in a scan of {tuple(space)}"
         )
-    first = tuple(max(0, begin) for begin in start)
+    first = tuple([max(0, begin) for begin in start])
     stop = tuple(
-        min(edge, begin + length) for begin, length, edge in zip(start, size, space, strict=True)
+        [min(edge, begin + length) for begin, length, edge in zip(start, size, space, strict=True)]
     )
-    if any(last <= begin for begin, last in zip(first, stop, strict=True)):
+    edges = tuple([last - begin for begin, last in zip(first, stop, strict=True)])
+    if min(edges) <= 0:
         return None
-    edges = tuple(last - begin for begin, last in zip(first, stop, strict=True))
     where = tuple(
         slice(inner - outer, inner - outer + edge)
         for inner, outer, edge in zip(first, start, edges, strict=True)
