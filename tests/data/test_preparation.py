@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unlabeled.data.headers import Seen, look
 from unlabeled.data.intensity import IntensityRule, Rescaling
-from unlabeled.data.preparation import Recipe, labelled_voxels, prepare_scan, smallest_type
+from unlabeled.data.preparation import (
+    Recipe,
+    labelled_voxels,
+    prepare_scan,
+    prepare_source,
+    smallest_type,
+)
 from unlabeled.data.resampling import Resampling, resample
-from unlabeled.data.scan import Grid, Scan
+from unlabeled.data.scan import Grid, Scan, ScanFile, Source
 from unlabeled.errors import ScanError
 
 
@@ -152,3 +161,28 @@ def test_labelled_voxels_are_spread_over_each_label() -> None:
     assert np.array_equal(mask[tuple(rows[:, 1:].T)], rows[:, 0])
     assert (rows[:, 0] == 1).sum() == 1
     assert np.ptp(rows[rows[:, 0] == 3, 1]) >= 38
+
+
+def test_a_mask_of_several_frames_gives_the_frame_of_its_scan(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(0, 900, (9, 10, 11, 3)).astype(np.int16)
+    labels = rng.integers(0, 4, voxels.shape).astype(np.uint8)
+    files = {}
+    for name, array in (("scan", voxels), ("mask", labels)):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0])), path)
+        files[name] = ScanFile((path,), "nifti")
+    for frame in range(3):
+        source = Source(
+            name="scan.nii.gz",
+            channels=(files["scan"],),
+            subject="a",
+            mask=files["mask"],
+            frame=frame,
+        )
+        _, arrays = prepare_source(source, Recipe())
+        assert np.array_equal(arrays["image"][0], voxels[..., frame])
+        assert np.array_equal(arrays["mask"][0], labels[..., frame])
+        seen = look(source, deep=True)
+        assert isinstance(seen, Seen)
+        assert seen.labels == frozenset(np.unique(labels[..., frame]).tolist())

@@ -123,7 +123,7 @@ def _look(source: Source, *, deep: bool) -> Seen:
     if deep:
         scan = read_scan(source)
         if source.mask is not None:
-            mask = read_mask(source.mask, scan)
+            mask = read_mask(source.mask, scan, frame=source.frame)
             labels = frozenset(int(value) for value in np.unique(mask))
             if labels <= {0}:
                 notes.append("the mask is empty: background alone")

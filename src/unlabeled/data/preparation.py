@@ -52,7 +52,11 @@ def prepare_source(source: Source, recipe: Recipe) -> tuple[About, dict[str, NDA
         If the scan or its mask cannot be read or used.
     """
     scan = formats.read_scan(source)
-    mask = None if source.mask is None else formats.read_mask(source.mask, like=scan)
+    mask = (
+        None
+        if source.mask is None
+        else formats.read_mask(source.mask, like=scan, frame=source.frame)
+    )
     return prepare_scan(scan, mask, recipe, groups=len(source.channels))
 
 
