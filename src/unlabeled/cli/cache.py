@@ -10,7 +10,8 @@ from rich.table import Table
 
 from unlabeled.cli.render import console, print_json
 from unlabeled.data import housekeeping
-from unlabeled.data.housekeeping import Preparation, default_root, list_preparations
+from unlabeled.data.housekeeping import Preparation, list_preparations
+from unlabeled.data.walk import user_cache
 from unlabeled.errors import OptionError
 
 
@@ -34,7 +35,7 @@ def cache(
     json
         Print JSON instead of a table.
     """
-    root = default_root() if cache is None else cache
+    root = user_cache() if cache is None else cache
     if prune:
         return _prune(root, older_than, json)
     if older_than is not None:

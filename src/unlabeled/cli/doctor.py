@@ -49,7 +49,7 @@ def examine() -> dict[str, Any]:
     """Collect the facts."""
     import torch
 
-    from unlabeled.data.store import default_root
+    from unlabeled.data.walk import user_cache
     from unlabeled.nn.encoders import encoder_names
     from unlabeled.training.facts import cpu_name
     from unlabeled.training.precision import choose
@@ -57,7 +57,7 @@ def examine() -> dict[str, Any]:
 
     kind = device_kind("auto")
     arithmetic = choose("auto", kind)
-    root = default_root()
+    root = user_cache()
     there = root
     while not there.exists():
         there = there.parent

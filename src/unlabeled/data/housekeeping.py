@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -60,18 +59,6 @@ class Pruned:
 
     scans: int
     size: int
-
-
-def default_root() -> Path:
-    """Give the user's cache folder: ``$UNLABELED_CACHE``, else the place that the system provides."""
-    named = os.environ.get("UNLABELED_CACHE")
-    if named:
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "unlabeled"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/unlabeled"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlabeled"
 
 
 def open_preparation(folder: Path, options: Mapping[str, Any]) -> None:

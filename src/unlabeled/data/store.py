@@ -12,14 +12,15 @@ from pathlib import Path
 
 from unlabeled.data.arrays import StoredArray
 from unlabeled.data.entry import VERSION, DamagedEntryError, read_entry
-from unlabeled.data.housekeeping import PREPARATION, default_root, no_room, open_preparation
+from unlabeled.data.housekeeping import PREPARATION, no_room, open_preparation
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.preparation import Recipe
 from unlabeled.data.record import Record, entry_path
 from unlabeled.data.scan import Quarantined, Scan, ScanFile, Source
+from unlabeled.data.walk import user_cache
 from unlabeled.data.workforce import Job, work
 
-__all__ = ["Prepared", "Record", "Store", "StoredArray", "default_root"]
+__all__ = ["Prepared", "Record", "Store", "StoredArray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Store:
     ) -> None:
         if prepare is not None and not prepare_key:
             raise ValueError("a preparation needs a prepare_key that names it")
-        self.root = default_root() if root is None else Path(root)
+        self.root = user_cache() if root is None else Path(root)
         edges = None if spacing is None else tuple(float(edge) for edge in spacing)
         self.recipe = Recipe(spacing=edges, prepare=prepare)
         self.options = {"spacing": edges, "prepare": prepare_key, "version": VERSION}
