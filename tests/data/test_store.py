@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from unlabeled.data import formats
 from unlabeled.data.entry import read_entry
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.record import entry_path
 from unlabeled.data.scan import Grid, Scan, ScanFile, Source
 from unlabeled.data.store import Store
 from unlabeled.errors import DataError, ScanError
@@ -56,7 +59,10 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[So
 
     monkeypatch.setattr(formats, "read_scan", read, raising=False)
     monkeypatch.setattr(
-        formats, "read_mask", lambda file, like: (like.array[0] > 1400) * np.uint8(1), raising=False
+        formats,
+        "read_mask",
+        lambda file, like, frame: (like.array[0] > 1400) * np.uint8(1),
+        raising=False,
     )
     return sources
 
@@ -225,6 +231,39 @@ def test_a_killed_worker_costs_its_scan_alone(tmp_path: Path) -> None:
     assert [row.name for row in prepared.quarantine] == ["2.npy"]
     assert "ended the process" in prepared.quarantine[0].reason
     assert len(prepared.records) == 7
+
+
+def prepare_when_told(root: Path, sources: list[Source], start: Barrier, answers: Queue) -> None:
+    start.wait(60)
+    prepared = Store(root).prepare(sources, rule=RULE)
+    whole = [np.array_equal(r.image.whole(), ct(n).array) for n, r in enumerate(prepared.records)]
+    answers.put((whole, [row.name for row in prepared.quarantine]))
+
+
+@pytest.mark.slow
+def test_processes_that_prepare_the_same_scans_at_once_both_end_well(tmp_path: Path) -> None:
+    sources = real_archive(tmp_path, 9)
+    alone = Store(tmp_path / "alone").prepare(sources, rule=RULE)  # compiles too, for both
+    context = get_context("fork")
+    for attempt in range(5):
+        root = tmp_path / f"shared{attempt}"
+        start, answers = context.Barrier(2), context.Queue()
+        both = [
+            context.Process(target=prepare_when_told, args=(root, sources, start, answers))
+            for _ in range(2)
+        ]
+        for process in both:
+            process.start()
+        found = [answers.get(timeout=60) for _ in both]
+        for process in both:
+            process.join(60)
+        assert [process.exitcode for process in both] == [0, 0]
+        assert found == [([True] * 8, ["8.npy"])] * 2
+        folder = Store(root).folder
+        for record in alone.records:
+            held = entry_path(folder, record.key)
+            assert held.read_bytes() == record.path.read_bytes()
+        assert len(list(folder.glob("??/*"))) == 8  # nothing half-written stays
 
 
 def prepare_in_a_loop(root: Path, sources: list[Source]) -> None:
