@@ -1,14 +1,14 @@
 """Random crops, size and writing: the prepared store against nnU-Net's own blosc2 store.
 
 Both run in one process on the same synthetic CT, in turn; times are processor times, medians over rounds.  nnU-Net's
-side is its code: `comp_blosc2_params` and `nnUNetDatasetBlosc2.save_case` for float32 voxels with its defaults, then
-opening (`load_case`) and `crop_and_pad_nd` as its loader does.  Opening is timed apart, so that the ratio of the crop alone
-leaves it out; ours opens its file within every crop and delivers rescaled float32 as well.  A segmentation of one
-voxel keeps what nnU-Net stores besides the image out of the figures.
+side is its code: `comp_blosc2_params` and `nnUNetDatasetBlosc2.save_case` for float32 voxels with its defaults; a crop is
+what its loader does for the image: `blosc2.open` with the arguments of `load_case` (its mask and its properties are not
+opened), `crop_and_pad_nd`, a tensor.  Its opening is timed apart and left out of `crop_cost_ratio`; ours is
+`Record.patch`, which opens its file within every crop and delivers rescaled float32.  A segmentation of one voxel keeps
+what nnU-Net stores besides the image out of the figures.
 
-Where a crop's time goes (profile on a shared machine): about two thirds in unpacking, 15 to 22 ns a row of 16 voxels; a
-seventh in the chunks that blosc2 compressed on top; the rest is first touching the 3.5 MB of the result, mapping
-the file and calls.
+`profile_ms` says where our crop's time goes: `unpacking` alone, from memory into an array in use; `opening_and_calls`,
+which is a patch of one voxel; the rest of `whole` is first touching pages of the file and of the result.
 
 Its pieces are for this benchmark only and belong into an environment of their own::
 
@@ -22,17 +22,21 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 import torch
 from _common import alternate, keep, median_ratio
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unlabeled.data.entry import write_entry
+from unlabeled.data.entry import read_entry, write_entry
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.kernels import scaling
+from unlabeled.data.packing import unpack
 from unlabeled.data.preparation import Recipe, prepare_scan
 from unlabeled.data.record import Record, entry_path
 from unlabeled.data.scan import Grid, Scan, ScanFile, Source
@@ -86,20 +90,20 @@ class Theirs:
             nnUNetDatasetBlosc2,
         )
 
+        folder.mkdir()
         self.crop_and_pad = crop_and_pad_nd
-        self.kind = nnUNetDatasetBlosc2
         self.folder = folder
+        self.scans = nnUNetDatasetBlosc2(str(folder))  # once, as a loader does; it sets one thread
         mean, std = np.float32(volume.mean()), np.float32(volume.std())
         self.image = ((volume.astype(np.float32) - mean) / std)[None]
         self.mask = np.zeros((1, 1, 1, 1), np.int16)
         self.blocks, self.chunks = comp_blosc2_params(self.image.shape, (EDGE,) * 3, 4)
-        folder.mkdir()
 
     def write(self) -> None:
         for path in self.folder.iterdir():
             path.unlink()
         one = (1, 1, 1, 1)
-        self.kind.save_case(
+        self.scans.save_case(
             self.image,
             self.mask,
             {},
@@ -111,7 +115,9 @@ class Theirs:
         )
 
     def open(self) -> Any:
-        return self.kind(str(self.folder)).load_case("scan")[0]
+        path = str(self.folder / "scan.b2nd")
+        threads: dict[str, Any] = {"nthreads": 1}
+        return blosc2.open(urlpath=path, mode="r", dparams=threads, **self.scans.mmap_kwargs)
 
     def crop(self, image: Any, start: list[int]) -> torch.Tensor:
         box = [[first, first + EDGE] for first in start]
@@ -145,6 +151,29 @@ class Ours:
 
     def size(self) -> int:
         return self.record.path.stat().st_size
+
+    def profile(self, starts: list[list[int]]) -> dict[str, float]:
+        """Give the parts of a crop's time [ms]."""
+        image = self.record.image
+        low = image.low or 0
+        about = read_entry(self.record.path).about
+        numbers = [scaling(self.record.rescalings[0], about.slope, about.intercept)]
+        with self.record.path.open("rb") as file:
+            file.seek(image.offset)
+            packed = memoryview(file.read(image.length))
+        out = np.empty((1, EDGE, EDGE, EDGE), np.float32)
+        parts: dict[str, Callable[[list[int]], Any]] = {
+            "whole": self.crop,
+            "unpacking": lambda start: unpack(packed, low, start, numbers, out, image.shape),
+            "opening_and_calls": lambda start: self.record.patch(start, (1, 1, 1)),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in parts}
+        for start in starts:
+            for name, part in parts.items():
+                began = time.process_time()
+                part(start)
+                taken[name].append(1e3 * (time.process_time() - began))
+        return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def main() -> None:
@@ -192,6 +221,7 @@ def main() -> None:
             "crop_96_cpu_ms": {
                 name: 1e3 * statistics.median(taken) for name, taken in seconds.items()
             },
+            "profile_ms": ours.profile(starts),
             "crop_cost_ratio": median_ratio(seconds["ours"], seconds["nnunet"]),
             "crop_cost_ratio_with_opening": median_ratio(seconds["ours"], with_opening),
             "size_mb": {"nnunet": theirs.size() / 1e6, "ours": ours.size() / 1e6},
