@@ -68,6 +68,7 @@ def from_manifest(path: Path, *, labelled: bool, cache: Path | None) -> Found:
     sources: list[Source] = []
     ownerless: set[str] = set()
     outside = 0
+    common = _common_folder([cells.get("image", "") for _, cells in rows])
     for line, cells in rows:
         try:
             images = _images(cells)
@@ -83,7 +84,7 @@ def from_manifest(path: Path, *, labelled: bool, cache: Path | None) -> Found:
                 also = f", with another {listed(differs)}" if differs else ""
                 raise _RowError(f"repeats line {first}{also}", "Keep one row a scan.")
             seen[identity] = (line, cells)
-            source = _source(path.parent, images, cells, cache)
+            source = _source(path.parent, images, cells, cache, common)
             if labelled and not any(cells.get(name) for name in LABELS):
                 raise _RowError(
                     "has neither mask, label nor target", "Fill one in, or drop the row."
@@ -138,7 +139,7 @@ def _rule(columns: tuple[str, ...]) -> str:
     subject = (
         "subject = the column of the manifest"
         if "subject" in columns
-        else "subject = pseudonym of the DICOM patient, else the first folder of the image's path, else its stem"
+        else "subject = pseudonym of the DICOM patient, else the first folder below the one that holds all images, else the image's stem"
     )
     study = (
         "study = the column"
@@ -146,6 +147,18 @@ def _rule(columns: tuple[str, ...]) -> str:
         else "study = the column time, else as the subject"
     )
     return f"{subject}; {study}"
+
+
+def _common_folder(images: list[str]) -> str:
+    """Give the folder that holds every image: it tells nobody apart, so subjects are named below it.
+
+    >>> _common_folder(["pictures/a.png", "pictures/b.png"]), _common_folder(["p1/a.png", "p2/b.png"])
+    ('pictures', '')
+    """
+    folders = {os.path.dirname(each.split(";")[0].strip()) for each in images}  # noqa: PTH120
+    if len(images) < 2 or any(os.path.isabs(each) for each in folders) or "" in folders:  # noqa: PTH117
+        return ""
+    return os.path.commonpath(folders)
 
 
 def _images(cells: dict[str, str]) -> tuple[str, ...]:
@@ -165,7 +178,11 @@ def _place(folder: Path, relative: str) -> str:
 
 
 def _source(
-    folder: Path, images: tuple[str, ...], cells: dict[str, str], cache: Path | None
+    folder: Path,
+    images: tuple[str, ...],
+    cells: dict[str, str],
+    cache: Path | None,
+    common: str = "",
 ) -> Source:
     channels = tuple(_scan_file(folder, image, "image", cache) for image in images)
     modality = cells.get("modality", "")
@@ -177,7 +194,7 @@ def _source(
     subject, study = cells.get("subject", ""), cells.get("study", "")
     time = _number(cells, "time")
     if not subject:
-        subject, default = _owner(images[0])
+        subject, default = _owner(os.path.relpath(images[0], common) if common else images[0])
         study = study or default
     visit = study or cells.get("time", "")
     frame = _number(cells, "frame")
