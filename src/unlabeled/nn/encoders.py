@@ -69,6 +69,22 @@ def encoder_names() -> tuple[str, ...]:
     return _NAMES
 
 
+def require_encoder(name: str) -> None:
+    """Refuse a name that no encoder has.
+
+    Raises
+    ------
+    OptionError
+        Naming the nearest one.
+    """
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise OptionError(
+            f"unknown encoder {name!r}", f"{hint}--encoder takes one of {', '.join(_NAMES)}."
+        )
+
+
 def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     """Build an encoder with fresh weights, drawn from torch's global generator (which the engine seeds).
 
@@ -99,12 +115,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     OptionError
         For an unknown name, other dimensions, or no channel.
     """
-    if name not in _NAMES:
-        near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise OptionError(
-            f"unknown encoder {name!r}", f"{hint}--encoder takes one of {', '.join(_NAMES)}."
-        )
+    require_encoder(name)
     if dims not in (2, 3):
         raise OptionError(
             f"an encoder works on 2 or 3 axes of space, not {dims}", "Give --dims 2 or 3."

@@ -43,6 +43,7 @@ def gather_facts(
         "precision_why": arithmetic.why,
         "threads": torch.get_num_threads(),
         "data": fingerprint(records),
+        "listing": listing(records),
         "subjects": len({record.subject for record in records}),
         "seed": options.seed,
         "started": earlier.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
@@ -58,6 +59,14 @@ def fingerprint(records: Sequence[Record]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for key in sorted(record.key for record in records):
         digest.update(key.encode())
+    return digest.hexdigest()
+
+
+def listing(records: Sequence[Record]) -> str:
+    """Name the data of a run by the names and shapes of its scans: the same wherever the folder lies."""
+    digest = hashlib.blake2b(digest_size=8)
+    for record in sorted(records, key=lambda record: record.source.name):
+        digest.update(f"{record.source.name}\0{record.channels}\0{record.space}\0".encode())
     return digest.hexdigest()
 
 

@@ -51,6 +51,24 @@ def first_options(
     return first
 
 
+def first_settings(
+    settings: Settings, sources: Mapping[str, str] | None, folder: RunFolder
+) -> Settings:
+    """Take the settings of the first start, but for what is given now; from Python, all are given.
+
+    The number format among them changes rounding, so a run that goes on keeps it unless told otherwise.
+    """
+    if sources is None:
+        return settings
+    read = folder.read_options()
+    kept = {
+        name: read[name]
+        for name in settings.names()
+        if name in read and sources.get(name, "default") == "default"
+    }
+    return replace(settings, **{n: v for n, v in kept.items() if n not in ("resume", "quiet")})
+
+
 def named(options: Options, settings: Settings) -> dict[str, Any]:
     """List every option and setting, as ``options.toml`` keeps them."""
     return {

@@ -46,7 +46,64 @@ class RunFolder:
         """What the method carries over."""
         return self.path / "encoder.safetensors"
 
-    def create(self, *, resume: bool, command: str = "--resume") -> None:
+    def refuse_held(self, again: str = "") -> None:
+        """Refuse a folder that holds a run already.
+
+        Parameters
+        ----------
+        again
+            What to type to go on with it.
+
+        Raises
+        ------
+        RunError
+            It does.
+        """
+        if (self.path / "run.json").exists():
+            raise RunError(
+                f"{self.path} already holds a run",
+                f"Give another --out, or go on with it: {again or '--resume'}",
+            )
+
+    def require(self, what: str) -> None:
+        """Refuse to go on with what is no run, or a run of something else.
+
+        Raises
+        ------
+        RunError
+            There is none, or it is of another command.
+        """
+        if not (self.path / "options.toml").exists():
+            raise RunError(f"{self.path} holds no run to go on with", "Start it without --resume.")
+        was = self.read_facts().get("command", what)
+        if was != what:
+            raise RunError(
+                f"{self.path} is a run of `{was}`, not of `{what}`",
+                "Give the --out of the run to go on with, or start anew without --resume.",
+            )
+
+    def require_data(self, listing: str, scans: str) -> None:
+        """Refuse to go on with other scans than the run was started with.
+
+        Parameters
+        ----------
+        listing
+            Digest of the scans' names and shapes, as ``run.json`` keeps it.
+        scans
+            What the person typed.
+
+        Raises
+        ------
+        RunError
+            The scans differ.
+        """
+        if self.read_facts().get("listing", listing) != listing:
+            raise RunError(
+                f"the scans of {scans} are not those that {self.path} was started with",
+                f"Give the same scans, or start anew from its weights: --init {self.path} with another --out.",
+            )
+
+    def create(self, *, resume: bool, again: str = "") -> None:
         """Make the folder, or open it to go on.
 
         Raises
@@ -54,12 +111,8 @@ class RunFolder:
         RunError
             It holds a run and `resume` is off, or it cannot be written.
         """
-        held = (self.path / "run.json").exists()
-        if held and not resume:
-            raise RunError(
-                f"{self.path} already holds a run",
-                f"Give another --out, or go on with it: {command}",
-            )
+        if not resume:
+            self.refuse_held(again)
         try:
             for folder in (self.path, self.checkpoints, self.previews):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -67,8 +120,9 @@ class RunFolder:
                 probe.write("x")
             (self.path / ".writable").unlink()
         except OSError as fault:
+            reason = "it is a file" if self.path.is_file() else fault.strerror or fault
             raise RunError(
-                f"cannot write to {self.path} ({fault.strerror or fault})",
+                f"cannot write to {self.path} ({reason})",
                 "Give a folder that you may write to with --out.",
             ) from None
 
@@ -89,8 +143,10 @@ class RunFolder:
             return tomllib.loads((self.path / "options.toml").read_text())
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no run", "Start without --resume.") from None
-        except tomllib.TOMLDecodeError as fault:
-            raise RunError(f"{self.path}/options.toml is damaged ({fault})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+            raise RunError(
+                f"{self.path}/options.toml is damaged ({fault})", "Start anew with another --out."
+            ) from None
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
@@ -102,6 +158,10 @@ class RunFolder:
             facts: dict[str, Any] = json.loads((self.path / "run.json").read_text())
         except FileNotFoundError:
             return {}
+        except ValueError:
+            raise RunError(
+                f"{self.path}/run.json is damaged", "Start anew with another --out."
+            ) from None
         return facts
 
     def write_quarantine(self, rows: Iterable[Quarantined]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from unlabeled.data.store import Record
 from unlabeled.errors import RunError
@@ -24,8 +26,9 @@ def weights_file(init: Path | str) -> Path:
     path = Path(init)
     found = path / "encoder.safetensors" if path.is_dir() else path
     if not found.is_file():
+        lacks = "is no finished run: it holds no encoder" if path.is_dir() else "does not exist"
         raise RunError(
-            f"{found} does not exist",
+            f"{path} {lacks}",
             "Give a finished run folder or a weights file with --init.",
         )
     return found
@@ -65,4 +68,12 @@ def load_init(
     tensors, metadata = read_weights(weights_file(init))
     facts = origin_facts(options.encoder, method.encoder.dims, records)
     warnings = require_agreement(metadata, facts)
-    return [*warnings, *load_weights(method.encoder, tensors, source=str(init)).lines()]
+    report = load_weights(method.encoder, encoder_tensors(tensors, metadata), source=str(init))
+    return [*warnings, *report.lines()]
+
+
+def encoder_tensors(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Leave out the decoder that a run of ours may carry beside its encoder."""
+    if "slug" not in metadata:
+        return tensors
+    return {name: t for name, t in tensors.items() if not name.startswith("decoder.")}

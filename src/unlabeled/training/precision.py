@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
+from unlabeled.errors import OptionError
+
 Precision: TypeAlias = Literal["auto", "32", "bf16", "16"]
 
 
@@ -35,6 +37,11 @@ def choose(precision: Precision, device: str) -> Arithmetic:
 
     A CPU computes bfloat16 faster than float32 only where it has instructions for it (AVX512-BF16 or AMX); elsewhere it
     is emulated and several times slower.  ``benchmarks/precision.py`` measures it on this machine.
+
+    Raises
+    ------
+    OptionError
+        The device does not train in this format.
     """
     if precision == "auto":
         if device == "cuda" and torch.cuda.is_bf16_supported():
@@ -42,6 +49,11 @@ def choose(precision: Precision, device: str) -> Arithmetic:
         if device == "cpu" and has_bfloat16_instructions():
             return Arithmetic("bf16-mixed", True, "CPU with bfloat16 instructions")
         return Arithmetic("32-true", False, f"{device} without fast bfloat16")
+    if precision == "16" and device == "cpu":
+        raise OptionError(
+            "--precision 16: a CPU trains in 32 bits or in bfloat16",
+            "Give --precision bf16, 32 or auto.",
+        )
     named = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
     return Arithmetic(named, precision != "32", "as asked")  # type: ignore[arg-type]
 

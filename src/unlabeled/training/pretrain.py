@@ -14,27 +14,28 @@ from unlabeled import catalogue
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined, Source
 from unlabeled.data.store import Record, Store
-from unlabeled.errors import DataError, OptionError
+from unlabeled.errors import OptionError
 from unlabeled.methods._base import Method, SharedOptions
 from unlabeled.methods._registry import find
-from unlabeled.nn.encoders import build_encoder
+from unlabeled.nn.encoders import build_encoder, require_encoder
 from unlabeled.nn.weights import save_encoder
 from unlabeled.rng import derive
 from unlabeled.training.checkpoint import read_checkpoint, restore_method
 from unlabeled.training.engine import train
 from unlabeled.training.facts import fingerprint, gather_facts
-from unlabeled.training.given import complete, first_options, named
+from unlabeled.training.given import complete, first_options, first_settings, named
 from unlabeled.training.log import RunFolder
-from unlabeled.training.origin import load_init, origin_facts
+from unlabeled.training.origin import load_init, origin_facts, weights_file
 from unlabeled.training.progress import Reporter
 from unlabeled.training.selection import (
     choose_dims,
     fit_dims,
+    nothing_usable,
     refuse_unmet,
     same_channels,
     split_records,
 )
-from unlabeled.training.settings import Settings, is_first_process, make_fabric
+from unlabeled.training.settings import Settings, device_kind, is_first_process, make_fabric
 from unlabeled.training.state import Result
 
 
@@ -52,6 +53,8 @@ class Pretrained:
         Steps, scores, time.
     scans, quarantined
         How many were used and left out.
+    loaded
+        What was loaded from ``init``, line by line.
     """
 
     out: Path
@@ -59,6 +62,7 @@ class Pretrained:
     result: Result
     scans: int
     quarantined: int
+    loaded: tuple[str, ...] = ()
 
 
 def pretrain(
@@ -71,6 +75,7 @@ def pretrain(
     sources: Mapping[str, str] | None = None,
     init: Path | str | None = None,
     cache: Path | str | None = None,
+    again: str = "",
     **values: Any,
 ) -> Pretrained:
     """Pretrain an encoder on unlabelled scans.
@@ -91,6 +96,8 @@ def pretrain(
         Run folder or weights file to start from.
     cache
         Folder of prepared scans; the user's cache folder when absent.
+    again
+        What to type to go on with the run, for messages.
 
     Raises
     ------
@@ -100,14 +107,22 @@ def pretrain(
     kind = find(slug)
     options, settings = complete(kind.options_class, options, settings, values)
     folder = RunFolder(Path(out))
-    again = f"unlabeled pretrain {slug} {scans} --out {out} --resume"
+    what = f"pretrain {slug}"
     if settings.resume:
+        folder.require(what)
         options = first_options(kind.options_class, options, sources or {}, folder)
-    if is_first_process():
-        folder.create(resume=settings.resume, command=again)
+        settings = first_settings(settings, sources, folder)
+    elif is_first_process():
+        folder.refuse_held(again)
+    require_encoder(options.encoder)
+    device_kind(settings.accelerator)
+    if init is not None:
+        weights_file(init)
     root = Path(cache) if cache else None
     index = index_scans(scans, cache=root)
     refuse_unmet(slug, kind.needs, index)
+    if is_first_process():
+        folder.create(resume=settings.resume, again=again)
     prepared, dims, left_out = _prepare(kind, options, index, settings, root)
     options = fit_dims(options, dims)
     training, held_out = split_records(prepared, options.seed)
@@ -115,7 +130,7 @@ def pretrain(
     loaded = [] if init is None else load_init(method, options, training, init)
     fabric, arithmetic = make_fabric(settings)
     facts = gather_facts(
-        command=f"pretrain {slug}",
+        command=what,
         records=prepared,
         options=options,
         fabric=fabric,
@@ -123,6 +138,7 @@ def pretrain(
         earlier=folder.read_facts() if settings.resume else {},
     )
     facts["loaded"] = loaded
+    folder.require_data(facts["listing"], str(scans))
     if is_first_process():
         folder.write_options(named(options, settings), sources or {})
         folder.write_quarantine(left_out)
@@ -157,6 +173,7 @@ def pretrain(
         result=result,
         scans=len(prepared),
         quarantined=len(left_out),
+        loaded=tuple(loaded),
     )
 
 
@@ -217,10 +234,7 @@ def _prepare(
     usable, dims = choose_dims(prepared.records, options.dims, kind.needs.dims, left_out)
     usable = same_channels(usable, None, left_out)
     if not usable:
-        raise DataError(
-            f"none of {len(sources)} scans below {index.root} can be used",
-            f"`unlabeled check {index.root}` says why.",
-        )
+        raise nothing_usable(index, left_out)
     return usable, dims, left_out
 
 

@@ -48,6 +48,21 @@ def refuse_unmet(slug: str, needs: Needs, index: Index) -> None:
         )
 
 
+def nothing_usable(index: Index, left_out: Sequence[Quarantined]) -> DataError:
+    """Make the error of a run with nothing usable: the commonest reason, and how many files it holds for."""
+    fact = f"none of {len(index.sources)} scans below {index.root} can be used"
+    remedy = f"`unlabeled check {index.root} --deep` says why, file by file."
+    if not left_out:
+        return DataError(fact, remedy)
+    common, count = Counter((row.reason, row.remedy) for row in left_out).most_common(1)[0]
+    example = next(row for row in left_out if (row.reason, row.remedy) == common)
+    named = "" if example.name in example.reason else f"{example.name}: "
+    more = f" (and {count - 1} more alike)" if count > 1 else ""
+    return DataError(
+        f"{fact}. {named}{example.reason}{more}", f"{example.remedy}\n{remedy}".strip()
+    )
+
+
 def split_records(
     records: Sequence[Record], seed: int
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -22,8 +23,10 @@ class Settings(Options):
     ----------
     workers
         Processes that make samples ahead; without it, as many as the machine can spare.
-    devices, nodes
-        Devices a node, and nodes; one process a device.
+    devices
+        Devices a node; one process a device.
+    nodes
+        Machines that take part.
     accelerator
         Kind of device.
     precision
@@ -74,9 +77,10 @@ def device_kind(accelerator: str) -> str:
     if accelerator == "auto":
         return next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
     if not has[accelerator]:
-        there = ", ".join(kind for kind, there in has.items() if there)
+        there = " or ".join(kind for kind, there in has.items() if there)
         raise OptionError(
-            f"--accelerator {accelerator}: this machine has none", f"It has: {there}."
+            f"--accelerator {accelerator}: this machine has none, or this torch cannot use it",
+            f"Give --accelerator {there}.",
         )
     return accelerator
 
@@ -95,6 +99,8 @@ def make_fabric(settings: Settings) -> tuple[Fabric, Arithmetic]:
             f"--devices {settings.devices}, but this machine has {torch.cuda.device_count()}",
             f"Give --devices {torch.cuda.device_count()} or fewer.",
         )
+    # Fabric tells of its own doings (number format, backend) at the level of information
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=kind,
         devices=settings.devices,

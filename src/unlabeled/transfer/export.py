@@ -124,6 +124,11 @@ def _licence(metadata: Mapping[str, Any]) -> str:
 def _nnunet(run: Path | str, encoder: Encoder, path: Path, axes: Axes) -> Exported:
     if not isinstance(encoder, ResidualEncoder):
         raise _no_network(encoder, "nnU-Net", "the resenc encoders")
+    if path.suffix == ".safetensors":
+        raise OptionError(
+            f"--out {path}: nnU-Net reads torch checkpoints alone",
+            f"Give --out {path.with_suffix('.pth')}, or --to safetensors.",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(0, "export", "decoder"))
         fresh = SkipDecoder(encoder, out_channels=1)

@@ -11,16 +11,17 @@ from typing import Any, get_args
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined
 from unlabeled.data.store import Record, Store
-from unlabeled.errors import DataError, OptionError, RunError
+from unlabeled.errors import OptionError, RunError
+from unlabeled.nn.encoders import require_encoder
 from unlabeled.nn.weights import LoadReport
 from unlabeled.training.checkpoint import read_checkpoint, restore_method
 from unlabeled.training.engine import train
 from unlabeled.training.facts import gather_facts
-from unlabeled.training.given import complete, first_options, named
+from unlabeled.training.given import complete, first_options, first_settings, named
 from unlabeled.training.log import RunFolder
 from unlabeled.training.progress import Reporter
-from unlabeled.training.selection import choose_dims, same_channels
-from unlabeled.training.settings import Settings, is_first_process, make_fabric
+from unlabeled.training.selection import choose_dims, nothing_usable, same_channels
+from unlabeled.training.settings import Settings, device_kind, is_first_process, make_fabric
 from unlabeled.training.state import Result
 from unlabeled.transfer.cohort import (
     Cohort,
@@ -77,6 +78,7 @@ def finetune(
     like: Path | str | None = None,
     cache: Path | str | None = None,
     test: bool = False,
+    again: str = "",
     **values: Any,
 ) -> Finetuned:
     """Train a task on labelled scans, from a pretrained encoder or from scratch, with the same budget.
@@ -101,6 +103,8 @@ def finetune(
         Folder of prepared scans; the user's cache folder when absent.
     test
         Whether to measure on the test subjects as well: once, when everything is decided.
+    again
+        What to type to go on with the run, for messages.
 
     Raises
     ------
@@ -111,14 +115,24 @@ def finetune(
         raise OptionError(f"unknown task {task!r}", f"Give one of {', '.join(get_args(TaskName))}.")
     options, settings = _complete(options, settings, values, sources or {})
     folder = RunFolder(Path(out))
+    what = f"finetune {task}"
     if settings.resume:
+        folder.require(what)
         options = first_options(FinetuneOptions, options, sources or {}, folder)
+        settings = first_settings(settings, sources, folder)
+    elif is_first_process():
+        folder.refuse_held(again)
+    if options.encoder:
+        require_encoder(options.encoder)
+    device_kind(settings.accelerator)
     start = Start.read(init, like)
-    again = f"unlabeled finetune {task} {labelled} --init {init} --out {out} --resume"
-    if is_first_process():
-        folder.create(resume=settings.resume, command=again)
+    if settings.resume:
+        _require_start(start, folder)
     root = Path(cache) if cache else None
     index = index_scans(labelled, labelled=True, cache=root)
+    usable_sources(task, index)
+    if is_first_process():
+        folder.create(resume=settings.resume, again=again)
     records, left_out, options = _prepare(task, index, start, options, settings, root)
     cohort = draw_cohort(records, options)
     model, notes, report = build_task(task, records, cohort, index, start, options)
@@ -127,13 +141,14 @@ def finetune(
     settings = _watching(settings, cohort, options)
     fabric, arithmetic = make_fabric(settings)
     facts = gather_facts(
-        command=f"finetune {task}",
+        command=what,
         records=records,
         options=options,
         fabric=fabric,
         arithmetic=arithmetic,
         earlier=folder.read_facts() if settings.resume else {},
     )
+    folder.require_data(facts["listing"], str(labelled))
     facts |= {
         "task": task,
         "init": start.called,
@@ -191,6 +206,16 @@ def finetune(
     )
 
 
+def _require_start(start: Start, folder: RunFolder) -> None:
+    """Refuse to go on from other weights than the run was started with."""
+    was = folder.read_facts().get("init", start.called)
+    if was != start.called:
+        raise RunError(
+            f"{folder.path} was started with --init {was}, not with --init {start.called}",
+            f"Give --init {was} to go on, or another --out to start anew.",
+        )
+
+
 def _prepare(
     task: TaskName,
     index: Index,
@@ -216,10 +241,7 @@ def _prepare(
     )
     records = same_channels(records, None, left_out)
     if not records:
-        raise DataError(
-            f"none of {len(usable)} labelled scans below {index.root} can be used",
-            f"`unlabeled check {index.root}` says why.",
-        )
+        raise nothing_usable(index, left_out)
     encoder = options.encoder or known.get("encoder") or ("unet" if start.tensors is None else "")
     if not encoder:
         raise RunError(

@@ -44,6 +44,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if self.value != self.value:
+            return "cannot be told here"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

@@ -21,6 +21,7 @@ from unlabeled.options import Between
 from unlabeled.training.checkpoint import write_atomically
 from unlabeled.training.log import RunFolder
 from unlabeled.training.progress import Reporter
+from unlabeled.training.selection import nothing_usable
 from unlabeled.training.settings import device_kind
 from unlabeled.transfer.evaluate import as_csv
 from unlabeled.transfer.inference import (
@@ -103,6 +104,7 @@ def predict(
     """
     if overlap not in Between(0, 0.9):
         raise OptionError(f"--overlap is {overlap:g}, outside its range", "Give 0 to 0.9.")
+    kind = device_kind(accelerator)
     saved = load_task(run)
     root = Path(cache) if cache else None
     index = index_scans(scans, cache=root)
@@ -118,7 +120,7 @@ def predict(
         )
     left_out = [*index.quarantine, *prepared.quarantine]
     records = _fitting(saved.task, prepared.records, left_out)
-    task = saved.task.to(device_kind(accelerator))
+    task = saved.task.to(kind)
     names = output_names([record.source.name for record in records])
     rows: list[dict[str, Any]] = []
     with Reporter("predicting", len(records), quiet=quiet, unit="scans/s") as reporter:
@@ -135,10 +137,7 @@ def predict(
         text = json.dumps({"labels": named}, indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / "labels.json", text.encode())
     if not rows:
-        raise DataError(
-            f"none of {len(index.sources)} scans below {scans} could be predicted",
-            f"{folder / 'quarantine.csv'} says why, scan by scan.",
-        )
+        raise nothing_usable(index, left_out)
     return Predicted(out=folder, rows=tuple(rows), quarantine=tuple(left_out))
 
 
@@ -253,7 +252,7 @@ def _make_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as fault:
         raise RunError(
-            f"cannot write to {path} ({fault.strerror or fault})",
+            f"cannot write to {path} ({'it is a file' if path.is_file() else fault.strerror or fault})",
             "Give a folder that you may write to with --out.",
         ) from None
     return path

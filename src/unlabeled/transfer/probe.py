@@ -21,7 +21,7 @@ from unlabeled.nn.weights import LoadReport, load_weights
 from unlabeled.rng import derive
 from unlabeled.training.origin import origin_facts
 from unlabeled.training.progress import Reporter
-from unlabeled.training.selection import choose_dims, same_channels
+from unlabeled.training.selection import choose_dims, nothing_usable, same_channels
 from unlabeled.training.settings import device_kind
 from unlabeled.transfer.classifiers import NEIGHBOURS, PENALTIES, choose, fit_linear, fit_neighbours
 from unlabeled.transfer.cohort import draw_cohort, fitting_patch, usable_sources
@@ -128,6 +128,7 @@ def probe(
     """
     if kind not in get_args(ProbeKind):
         raise OptionError(f"unknown probe {kind!r}", "Give --kind linear or --kind knn.")
+    device_kind(accelerator)
     start = Start.read(init, like)
     root = Path(cache) if cache else None
     index = index_scans(labelled, labelled=True, cache=root)
@@ -152,10 +153,7 @@ def probe(
     records, dims = choose_dims(prepared.records, start.metadata.get("dims"), (2, 3), left_out)
     records = same_channels(records, None, left_out)
     if not records:
-        raise DataError(
-            f"none of {len(usable)} labelled scans below {index.root} can be used",
-            f"`unlabeled check {index.root}` says why.",
-        )
+        raise nothing_usable(index, left_out)
     classes = tuple(sorted({str(record.source.label) for record in records}))
     if len(classes) < 2:
         raise DataError(
@@ -226,7 +224,7 @@ def _frozen(
     if start.tensors is None:
         return network.eval(), None, []
     notes = require_agreement(start.metadata, origin_facts(name, dims, records))
-    report = load_weights(network, start.tensors, source=start.called)
+    report = load_weights(network, start.encoder, source=start.called)
     return network.eval(), report, notes
 
 

@@ -19,7 +19,7 @@ from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import LoadReport, load_weights, read_weights
 from unlabeled.rng import derive
 from unlabeled.training.facts import fingerprint
-from unlabeled.training.origin import origin_facts, usual_spacing, weights_file
+from unlabeled.training.origin import encoder_tensors, origin_facts, usual_spacing, weights_file
 from unlabeled.transfer.cohort import Cohort, fitting_patch
 from unlabeled.transfer.labels import find_labels
 from unlabeled.transfer.saved import rule_from
@@ -48,6 +48,11 @@ class Start:
         file = weights_file(init)
         tensors, metadata = read_weights(file)
         return cls(tensors, metadata, str(init))
+
+    @property
+    def encoder(self) -> dict[str, Tensor]:
+        """Tensors of the encoder: without the decoder that a run of ours may carry beside it."""
+        return encoder_tensors(self.tensors or {}, self.metadata)
 
     @property
     def rule(self) -> IntensityRule:
@@ -118,7 +123,7 @@ def build_task(
         return model, tuple(notes), None
     facts = origin_facts(options.encoder, dims, records)
     notes += require_agreement(start.metadata, facts)
-    report = load_weights(model.encoder, start.tensors, source=start.called)
+    report = load_weights(model.encoder, start.encoder, source=start.called)
     loaded = {f"encoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
     loaded |= _load_decoder(model, start, options, notes)
     model.loaded = frozenset(loaded)
