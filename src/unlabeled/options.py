@@ -32,7 +32,9 @@ class Between:
     def __str__(self) -> str:
         if self.low is None:
             return f"at most {self.high}"
-        return f"at least {self.low}" if self.high is None else f"{self.low} to {self.high}"
+        if self.high is None:
+            return "above 0" if 0 < self.low < 1e-6 else f"at least {self.low}"
+        return f"{self.low} to {self.high}"
 
 
 Probability = Annotated[float, Between(0, 1)]
@@ -85,12 +87,15 @@ def _check(name: str, value: Any, hint: Any) -> None:
         for mark in marks:
             if isinstance(mark, Between) and value not in mark:
                 raise OptionError(
-                    f"{flag(name)} is {value}, outside its range", f"Give {flag(name)} {mark}."
+                    f"{flag(name)} is {value}, outside its range",
+                    f"Give {flag(name)} a value: {mark}.",
                 )
     elif origin is Literal:
         if value not in get_args(hint):
             listed = ", ".join(str(choice) for choice in get_args(hint))
-            raise OptionError(f"{flag(name)} is {value!r}, not one of {listed}", "")
+            raise OptionError(
+                f"{flag(name)} is {value!r}, not one of {listed}", "Give one of them."
+            )
     elif origin in (Union, types.UnionType):
         if value is None and type(None) in get_args(hint):
             return

@@ -20,11 +20,6 @@ def scans(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-
 def test_the_table_says_what_is_there_and_what_is_wrong(scans, capsys):
     assert run(["check", str(scans)]) == 0
     out = capsys.readouterr().out

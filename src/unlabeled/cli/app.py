@@ -10,21 +10,13 @@ import cyclopts
 from cyclopts import App
 
 from unlabeled import __version__
+from unlabeled.catalogue import cards
+from unlabeled.cli.commands import COMMANDS
+from unlabeled.cli.faults import DEBUG, command_of, explain_exception, explain_typing
 from unlabeled.cli.render import messages, print_error
 from unlabeled.errors import UnlabeledError
 
-COMMANDS = {
-    "check": "unlabeled.cli.check:check",
-    "pretrain": "unlabeled.cli.pretrain:pretrain",
-    "finetune": "unlabeled.cli.finetune:finetune",
-    "probe": "unlabeled.cli.probe:probe",
-    "predict": "unlabeled.cli.predict:predict",
-    "export": "unlabeled.cli.export:export",
-    "methods": "unlabeled.cli.methods:methods",
-    "cache": "unlabeled.cli.cache:cache",
-    "doctor": "unlabeled.cli.doctor:doctor",
-    "demo": "unlabeled.cli.demo:demo",
-}
+FLAGS = ("--quiet", "--resume")
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 # threads of OpenMP that wait by spinning slow each other down where a machine is shared; a short spin costs nothing
 SPIN = ("GOMP_SPINCOUNT", "5000")
@@ -37,22 +29,42 @@ def make_app(arguments: Sequence[str]) -> App:
         help="Learn from unlabelled medical scans, then from few labels, and measure what it brings.",
         version=__version__,
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,
     )
-    words = [word for word in arguments if not word.startswith("-")]
-    for name, place in COMMANDS.items():
-        if words[:1] == [name] and name in ("pretrain", "finetune"):
-            continue
-        app.command(place, name=name)
-    if words[:1] == ["pretrain"]:
-        from unlabeled.cli.pretrain import pretrain_command
+    typed = command_of(arguments)
+    for name, (place, does, _) in COMMANDS.items():
+        if name == typed and name == "pretrain":
+            from unlabeled.cli.pretrain import pretrain_command
 
-        slug = words[1] if len(words) > 1 else None
-        app.command(pretrain_command(slug), name="pretrain")
-    elif words[:1] == ["finetune"]:
-        from unlabeled.cli.finetune import finetune_command
+            app.command(pretrain_command(slug_of(arguments), arguments), name=name)
+        elif name == typed and name == "finetune":
+            from unlabeled.cli.finetune import finetune_command
 
-        app.command(finetune_command(), name="finetune")
+            app.command(finetune_command(arguments), name=name)
+        elif name == typed:
+            app.command(place, name=name)
+        else:  # listed, not imported
+            app.command(place, name=name, help=does)
     return app
+
+
+def slug_of(arguments: Sequence[str]) -> str | None:
+    """Find the method of ``pretrain`` among the words, wherever the options stand.
+
+    >>> slug_of(["pretrain", "--out", "run", "models-genesis", "scans"])
+    'models-genesis'
+    """
+    rest = list(arguments[list(arguments).index("pretrain") + 1 :])
+    known = [word for word in rest if word in cards()]
+    if known:
+        return known[0]
+    before = ["--quiet", *rest]  # a word after an option is its value, unless that is a flag
+    free = (
+        word
+        for last, word in zip(before, rest, strict=False)
+        if not word.startswith("-") and (not last.startswith("-") or last in FLAGS)
+    )
+    return next(free, None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,27 +79,23 @@ def run(arguments: Sequence[str]) -> int:
         code = make_app(arguments)(
             list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
         )
+        sys.stdout.flush()
     except UnlabeledError as fault:
         print_error(fault)
         return fault.exit_code
     except cyclopts.CycloptsError as fault:
-        print_error(UnlabeledError(_one_line(str(fault)), _help_hint(arguments)))
+        print_error(explain_typing(fault, arguments))
         return UnlabeledError.exit_code
     except KeyboardInterrupt:
         messages().print("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as fault:
+        if os.environ.get(DEBUG):
+            raise
+        explained = explain_exception(fault)
+        print_error(explained)
+        return explained.exit_code
     return code if isinstance(code, int) else 0
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _help_hint(arguments: Sequence[str]) -> str:
-    words = [word for word in arguments if not word.startswith("-")]
-    known = words[0] if words and words[0] in COMMANDS else ""
-    command = " ".join(part for part in ("unlabeled", known, "--help") if part)
-    return f"`{command}` lists what can be typed."

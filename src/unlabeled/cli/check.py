@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from unlabeled.cli.render import console, messages, print_json
+from unlabeled.cli.render import console, counted, messages, print_json
 from unlabeled.data.checking import Finding, Findings, Group, NeedsLike, check_scans
 from unlabeled.data.index import index_scans
 
@@ -20,6 +20,7 @@ NOTHING_USABLE = 2
 
 def check(
     scans: Path,
+    /,
     *,
     slugs: Annotated[tuple[str, ...], Parameter(name="--for", negative=())] = (),
     labelled: Annotated[bool, Parameter(negative=())] = False,
@@ -75,8 +76,8 @@ def show(findings: Findings, out: Console) -> None:
     )
     out.print(f"{findings.root} ({what})", style="bold", markup=False)
     out.print(
-        f"{_count(findings.scans, 'usable scan')} of {_count(findings.subjects, 'subject')} in "
-        f"{_count(findings.studies, 'study', 'studies')}; {_count(len(findings.quarantine), 'file')} left out",
+        f"{counted(findings.scans, 'usable scan')} of {counted(findings.subjects, 'subject')} in "
+        f"{counted(findings.studies, 'study', 'studies')}; {counted(len(findings.quarantine), 'file')} left out",
         markup=False,
     )
     out.print(f"Rule: {findings.rule}", markup=False)
@@ -95,7 +96,7 @@ def show(findings: Findings, out: Console) -> None:
     if findings.groups:
         out.print(_group_table(findings.groups))
     for each in findings.methods:
-        verdict = f"can use {_count(each.usable, 'scan')} of {_count(each.subjects, 'subject')}"
+        verdict = f"can use {counted(each.usable, 'scan')} of {counted(each.subjects, 'subject')}"
         out.print(
             f"{each.slug}: {verdict if each.fits else 'can use none'}", style="bold", markup=False
         )
@@ -151,7 +152,7 @@ def _ranges(axes: tuple[tuple[float, float], ...]) -> str:
 
 def _show_findings(title: str, findings: tuple[Finding, ...], out: Console) -> None:
     for finding in findings:
-        out.print(f"{title}: {_count(finding.count, 'file')}", style="yellow", markup=False)
+        out.print(f"{title}: {counted(finding.count, 'file')}", style="yellow", markup=False)
         out.print(f"  {finding.text}", markup=False, soft_wrap=True)
         if finding.remedy:
             out.print(f"  {finding.remedy}", markup=False, soft_wrap=True)
@@ -162,7 +163,3 @@ def _show_findings(title: str, findings: tuple[Finding, ...], out: Console) -> N
             more = f" and {rest} more" if rest else ""
             also = "also " if named else ""
             out.print(f"  {also}{', '.join(others)}{more}", markup=False, soft_wrap=True)
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from unlabeled.cli.render import console, messages
-from unlabeled.errors import RunError
+from unlabeled.errors import OptionError, RunError
 from unlabeled.options import Count, Whole
 
 
@@ -33,6 +33,11 @@ def demo(
         shutil.rmtree(out)
     if out.exists() and not (out / "data").is_dir() and any(out.iterdir()):
         raise RunError(f"{out} is not empty and holds no demo", "Give another folder with --out.")
+    for name, value, least in (("--seeds", seeds, 1), ("--seed", seed, 0)):
+        if value < least:
+            raise OptionError(
+                f"{name} is {value}, outside its range", f"Give {name} at least {least}."
+            )
     began = time.monotonic()
 
     def say(text: str) -> None:

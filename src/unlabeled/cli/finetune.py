@@ -3,93 +3,78 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
-from unlabeled.cli.options import command, keywords, read_config, resolve
-from unlabeled.cli.render import console, messages, print_json
+from unlabeled.cli.options import (
+    POSITION,
+    command,
+    go_on,
+    keywords,
+    parameter,
+    places,
+    read_config,
+    resolve,
+)
+from unlabeled.cli.render import console, counted, messages, print_json
 from unlabeled.methods._base import SharedOptions
-from unlabeled.training.settings import Settings
-from unlabeled.transfer.finetune import Finetuned
+from unlabeled.training.settings import Settings, is_first_process
+from unlabeled.transfer.finetune import Finetuned, finetune
 from unlabeled.transfer.start import TaskName
 from unlabeled.transfer.task import FinetuneOptions
 
-POSITION = inspect.Parameter.POSITIONAL_ONLY
-NAMED = inspect.Parameter.KEYWORD_ONLY
 
+def finetune_command(typed: Sequence[str] = ()) -> Callable[..., Any]:
+    """Make the command, with the options of fine-tuning, training and machine.
 
-def finetune_command() -> Callable[..., Any]:
-    """Make the command, with the options of fine-tuning, training and machine."""
+    Parameters
+    ----------
+    typed
+        The words of the command line: what to type to go on is told in them.
+    """
     shared = SharedOptions.names()
     every = keywords(FinetuneOptions, "Fine-tuning options", order=0)
     own = [p for p in every if p.name not in shared]
     common = [p for p in keywords(FinetuneOptions, "Training options") if p.name in shared]
     machine = keywords(Settings, "Machine options", order=2)
-    return command(_finetune, _fixed(), own, common, machine)
+
+    def run(task: TaskName, labelled: Path, **given: Any) -> int:
+        return _finetune(task, labelled, typed, **given)
+
+    run.__doc__ = _finetune.__doc__
+    return command(run, _fixed(), own, common, machine)
 
 
 def _fixed() -> list[inspect.Parameter]:
     return [
-        _parameter("task", TaskName, "What to learn from masks, labels or targets.", POSITION),
-        _parameter("labelled", Path, "Folder, data set or manifest of labelled scans.", POSITION),
-        _parameter("init", Path, "Run folder or weights file to start from, or `scratch`.", NAMED),
-        _parameter("out", Path, "Run folder to make.", NAMED),
-        _parameter(
+        parameter("task", TaskName, "What to learn from masks, labels or targets.", at=POSITION),
+        parameter("labelled", Path, "Folder, data set or manifest of labelled scans.", at=POSITION),
+        parameter("init", Path, "Run folder or weights file to start from, or `scratch`."),
+        parameter("out", Path, "Run folder to make."),
+        parameter(
             "like",
             Path | None,
             "From scratch: run or weights file whose network, patch and intensity rule are taken.",
-            NAMED,
-            None,
+            default=None,
         ),
-        _parameter(
+        parameter(
             "test",
             bool,
             "Measure on the test subjects as well: once, when everything is decided.",
-            NAMED,
-            False,
-            negative=(),
+            default=False,
         ),
-        _parameter(
-            "cache",
-            Path | None,
-            "Folder of prepared scans; the user's cache folder when absent.",
-            NAMED,
-            None,
-        ),
-        _parameter(
-            "config",
-            Path | None,
-            "TOML file with options; unlabeled.toml in this folder when absent.",
-            NAMED,
-            None,
-        ),
-        _parameter("json", bool, "Print the scores as JSON.", NAMED, False, negative=()),
+        *places(),
+        parameter("json", bool, "Print the scores as JSON.", default=False),
     ]
 
 
-def _parameter(
-    name: str,
-    kind: Any,
-    text: str,
-    how: Any,
-    default: Any = inspect.Parameter.empty,
-    negative: tuple[str, ...] | None = None,
-) -> inspect.Parameter:
-    marked = Annotated[kind, Parameter(help=text, negative=negative)]
-    return inspect.Parameter(name, how, default=default, annotation=marked)
-
-
-def _finetune(task: TaskName, labelled: Path, **given: Any) -> int:
+def _finetune(task: TaskName, labelled: Path, typed: Sequence[str], **given: Any) -> int:
     """Train a task on labelled scans, from a pretrained encoder or from scratch.
 
     Without --epochs and --steps, training lasts 1000 steps however few scans are labelled; --epochs alone counts passes
     over the labelled scans.  Ctrl-C saves a checkpoint; --resume goes on from it.
     """
-    from unlabeled.transfer.finetune import finetune
-
     known = {*FinetuneOptions.names(), *Settings.names(), "cache"}
     file = read_config(given.get("config"), known)
     options, from_options = resolve(FinetuneOptions, given, file)
@@ -105,15 +90,19 @@ def _finetune(task: TaskName, labelled: Path, **given: Any) -> int:
         like=given.get("like"),
         cache=given.get("cache", file.get("cache")),
         test=given.get("test", False),
+        again=go_on(typed),
     )
     if done.result.exit_reason == "interrupted":
-        messages().print(
-            f"interrupted after {done.result.steps} steps; the checkpoint is complete. Go on with:\n"
-            f"  unlabeled finetune {task} {labelled} --init {given['init']} --out {given['out']} --resume",
-            soft_wrap=True,
-            markup=False,
-        )
+        if is_first_process():
+            messages().print(
+                f"interrupted after {counted(done.result.steps, 'step')}; the checkpoint is complete. "
+                f"Go on with:\n  {go_on(typed)}",
+                soft_wrap=True,
+                markup=False,
+            )
         return 130
+    if not is_first_process():
+        return 0
     if given.get("json"):
         print_json(_as_json(done))
     elif not settings.quiet:
@@ -146,16 +135,16 @@ def _show(done: Finetuned) -> None:
         say(f"note: {note}")
     counts = done.subjects
     say(
-        f"{counts['train']} subjects to train, {counts['val']} to validate, {counts['test']} to test; "
-        f"{done.result.steps} steps"
+        f"{counted(counts['train'], 'subject')} to train, {counts['val']} to validate, "
+        f"{counts['test']} to test; {counted(done.result.steps, 'step')}"
         + (
-            f"; {done.quarantined} scans left out ({done.out}/quarantine.csv says why)"
+            f"; {counted(done.quarantined, 'scan')} left out ({done.out}/quarantine.csv says why)"
             if done.quarantined
             else ""
         )
     )
     for part, found in done.metrics.items():
-        say(f"{part}, {found.subjects} subjects: mean [95 % interval]")
+        say(f"{part}, {counted(found.subjects, 'subject')}: mean [95 % interval]")
         for name, interval in found.measures.items():
             unit = f" {found.unit}" if name.startswith("hd95") else ""
             say(f"  {name:<24} {interval}{unit}")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.table import Table
+from rich.text import Text
 
 from unlabeled.catalogue import Card, card, cards
-from unlabeled.cli.render import console, print_json
+from unlabeled.cli.options import describe
+from unlabeled.cli.render import console, counted, print_json
+from unlabeled.data.scan import Unit
+from unlabeled.errors import OptionError
+from unlabeled.methods._outline import outline
 from unlabeled.methods._registry import find, slugs
+from unlabeled.options import flag
 
 
 def methods(
@@ -47,60 +52,101 @@ def methods(
         return 0
     rows = [_facts(each) for each in cards().values()]
     if category is not None:
-        rows = [row for row in rows if category.lower() in row["category"].lower()]
-    if unit is not None or dims is not None:
-        rows = [_facts(card(row["slug"]), whole=True) for row in rows if row["runs"]]
-        rows = [row for row in rows if unit is None or row["unit"] == unit]
-        rows = [row for row in rows if dims is None or dims in row["dims"]]
+        rows = _only(rows, "category", category, {str(row["category"]) for row in rows})
+    if unit is not None:
+        rows = _only(rows, "unit", unit, {one.value for one in Unit})
+    if dims is not None:
+        rows = [row for row in rows if dims in row.get("dims", ())]
     if json_:
         print_json(rows)
         return 0
     table = Table(box=None, pad_edge=False)
-    for column in ("method", "year", "venue", "category", "runs here"):
+    table.add_column("method", no_wrap=True)
+    for column in ("year", "category", "learns from", "needs", "carries", "runs here"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        runs = "yes" if row["runs"] else "not yet"
-        table.add_row(row["slug"], str(row["year"]), row["venue"], row["category"], runs)
+        learns = f"{row['unit']}, {_dims(row)}" if "unit" in row else ""
+        table.add_row(
+            row["slug"],
+            str(row["year"]),
+            row["category"],
+            learns,
+            ", ".join(row.get("needs", ())) or ("nothing more" if learns else ""),
+            ", ".join(row.get("carries", ())),
+            "yes" if row["runs"] else "not yet",
+        )
     console().print(table)
-    console().print(f"{len(rows)} methods; `unlabeled methods SLUG` shows one.")
+    running = sum(row["runs"] for row in rows)
+    told = f"{counted(len(rows), 'method')}, {running} of them here; `unlabeled methods SLUG` shows one."
+    console().print(told, markup=False, soft_wrap=True)
     return 0
+
+
+def _only(
+    rows: list[dict[str, Any]], name: str, asked: str, there: set[str]
+) -> list[dict[str, Any]]:
+    """Keep the rows of one category or unit; a word that none could have is a mistake."""
+    if not any(asked.lower() in value.lower() for value in there):
+        listed = ", ".join(sorted(filter(None, there)))
+        raise OptionError(f"--{name} is {asked!r}, which no method has", f"Give one of: {listed}.")
+    return [row for row in rows if asked.lower() in str(row.get(name, "")).lower()]
+
+
+def _dims(facts: dict[str, Any]) -> str:
+    return " and ".join(f"{dim}D" for dim in facts["dims"])
 
 
 def _facts(each: Card, *, whole: bool = False) -> dict[str, Any]:
     """Collect what a card says; the method itself is imported only for the whole."""
     facts: dict[str, Any] = {**asdict(each), "runs": each.slug in slugs()}
+    brief = outline(each.slug) if facts["runs"] else None
+    if brief is not None:
+        facts |= asdict(brief)
     if whole and facts["runs"]:
         kind = find(each.slug)
         options = kind.options_class()
         facts |= {
             "unit": kind.needs.unit.value,
             "dims": list(kind.needs.dims),
-            "needs": list(kind.needs.metadata),
-            "colour": kind.needs.colour,
             "fidelity": dict(kind.quirks),
             "options": {name: getattr(options, name) for name in options.names()},
+            "help": describe(kind.options_class),
         }
     return facts
 
 
 def _show(facts: dict[str, Any]) -> None:
     out = console()
-    out.print(f"[bold]{facts['slug']}[/]  {facts['title']} ({facts['venue']} {facts['year']})")
+
+    def say(text: str) -> None:
+        out.print(text, soft_wrap=True, markup=False)
+
+    out.print(facts["slug"], style="bold", markup=False)
+    say(f"  {facts['title']} ({facts['venue']} {facts['year']})")
     for link in (*facts["paper_links"], *facts["code_links"]):
-        out.print(f"  {link}", soft_wrap=True)
+        say(f"  {link}")
     if not facts["runs"]:
-        out.print("This method does not run in this version yet.")
+        say("This method does not run in this version yet.")
         return
-    dims = " and ".join(f"{dim}D" for dim in facts["dims"])
-    out.print(f"learns from: one {facts['unit']} a sample, {dims}")
-    if facts["needs"]:
-        out.print(f"needs: {', '.join(facts['needs'])}")
+    say(f"learns from: one {facts['unit']} a sample, {_dims(facts)}")
+    say(f"needs: {', '.join(facts.get('needs', ())) or 'nothing more'}")
+    say(f"carries over: {', '.join(facts.get('carries', ('encoder',)))}")
     table = Table(box=None, pad_edge=False)
-    table.add_column("option")
-    table.add_column("default")
+    table.add_column("option", no_wrap=True)
+    table.add_column("default", no_wrap=True)
+    table.add_column("meaning")
     for name, value in facts["options"].items():
-        table.add_row(f"--{name.replace('_', '-')}", json.dumps(value, default=str))
+        table.add_row(flag(name), _typed(value), Text(facts["help"].get(name, "")))
     out.print(table)
     for name, text in facts["fidelity"].items():
-        out.print(f"official quirk, mended by default: {name}: {text}", soft_wrap=True)
-    out.print(f"run it: unlabeled pretrain {facts['slug']} SCANS --out RUN")
+        say(f"official quirk, mended by default: {name}: {text}")
+    say(f"run it: unlabeled pretrain {facts['slug']} SCANS --out RUN")
+
+
+def _typed(value: Any) -> str:
+    """Write a default as a person types it."""
+    if value is None:
+        return "-"
+    if isinstance(value, tuple | list):
+        return " ".join(map(str, value))
+    return str(value)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
+import shlex
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,6 +17,8 @@ from unlabeled.errors import OptionError
 from unlabeled.options import Between, Options
 
 Some = TypeVar("Some", bound=Options)
+POSITION = inspect.Parameter.POSITIONAL_ONLY
+NAMED = inspect.Parameter.KEYWORD_ONLY
 
 
 def describe(options: type[Options]) -> dict[str, str]:
@@ -22,7 +26,7 @@ def describe(options: type[Options]) -> dict[str, str]:
     told: dict[str, str] = {}
     for base in reversed(options.__mro__):
         told.update(_entries(inspect.cleandoc(base.__dict__.get("__doc__") or "")))
-    return told
+    return {name: text.replace("``", "") for name, text in told.items()}
 
 
 def keywords(options: type[Options], group: str, order: int = 1) -> list[inspect.Parameter]:
@@ -35,7 +39,7 @@ def keywords(options: type[Options], group: str, order: int = 1) -> list[inspect
         hint = hints[field.name]
         limits = [each for each in _marks(hint) if isinstance(each, Between)]
         text = told.get(field.name, "")
-        if limits and limits[0].low != 1e-300:
+        if limits:
             text += f" ({limits[0]})"
         mark = Parameter(
             help=text,
@@ -52,6 +56,47 @@ def keywords(options: type[Options], group: str, order: int = 1) -> list[inspect
             )
         )
     return made
+
+
+def parameter(
+    name: str,
+    kind: Any,
+    text: str,
+    *,
+    at: inspect._ParameterKind = NAMED,
+    default: Any = inspect.Parameter.empty,
+) -> inspect.Parameter:
+    """Make one parameter that is no field of an options class; a flag has no ``--no-...``."""
+    marked = Annotated[kind, Parameter(help=text, negative=() if kind is bool else None)]
+    return inspect.Parameter(name, at, default=default, annotation=marked)
+
+
+def places() -> list[inspect.Parameter]:
+    """Make the parameters that every training shares besides options: prepared scans and a file of options."""
+    return [
+        parameter(
+            "cache",
+            Path | None,
+            "Folder of prepared scans; the user's cache folder when absent.",
+            default=None,
+        ),
+        parameter(
+            "config",
+            Path | None,
+            "TOML file with options; unlabeled.toml in this folder when absent.",
+            default=None,
+        ),
+    ]
+
+
+def go_on(arguments: Sequence[str]) -> str:
+    """Write the command that goes on with an interrupted run: what was typed, and ``--resume``.
+
+    >>> go_on(["pretrain", "models-genesis", "my scans", "--out", "run"])
+    "unlabeled pretrain models-genesis 'my scans' --out run --resume"
+    """
+    again = [] if "--resume" in arguments else ["--resume"]
+    return shlex.join(["unlabeled", *arguments, *again])
 
 
 def command(
@@ -117,8 +162,12 @@ def read_config(path: Path | None, known: set[str]) -> dict[str, Any]:
     values = {name.replace("-", "_"): value for name, value in read.items()}
     strange = sorted(set(values) - known)
     if strange:
+        near = difflib.get_close_matches(strange[0], known, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        nested = any(isinstance(values[name], dict) for name in strange)
         raise OptionError(
-            f"{path} sets unknown option(s): {', '.join(strange)}", "--help lists the options."
+            f"{path} sets what no option is called: {', '.join(strange)}",
+            f"{hint}{'Write options without a [table]; ' if nested else ''}--help lists the options.",
         )
     return values
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from unlabeled.cli.render import console, print_json
+from unlabeled.cli.render import console, counted, print_json
 
 
 def predict(
@@ -67,7 +67,7 @@ def predict(
     elif not quiet:
         left = len(done.quarantine)
         console().print(
-            f"{len(done.rows)} scans predicted: {done.out}/predictions.csv"
+            f"{counted(len(done.rows), 'scan')} predicted: {done.out}/predictions.csv"
             + (f"; {left} left out ({done.out}/quarantine.csv says why)" if left else ""),
             soft_wrap=True,
             markup=False,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from unlabeled.cli.render import console, print_json
+from unlabeled.cli.render import console, counted, print_json
 
 
 def probe(
@@ -111,12 +111,12 @@ def probe(
     lines += [f"note: {note}" for note in done.notes]
     setting = "penalty" if done.kind == "linear" else "neighbours"
     lines.append(
-        f"{done.kind} probe on {done.subjects['train']} subjects, {len(done.classes)} classes, "
+        f"{done.kind} probe on {counted(done.subjects['train'], 'subject')}, {len(done.classes)} classes, "
         f"{setting} {done.chosen:g}"
-        + (f"; {done.quarantined} scans left out" if done.quarantined else "")
+        + (f"; {counted(done.quarantined, 'scan')} left out" if done.quarantined else "")
     )
     for part, measures in done.metrics.items():
-        lines.append(f"{part}, {done.subjects[part]} subjects: mean [95 % interval]")
+        lines.append(f"{part}, {counted(done.subjects[part], 'subject')}: mean [95 % interval]")
         chance = {
             "auc": 0.5,
             "accuracy": done.chance[part],

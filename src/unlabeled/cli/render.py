@@ -20,6 +20,15 @@ def messages() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Write a number with its noun.
+
+    >>> counted(1, "scan"), counted(2, "study", "studies")
+    ('1 scan', '2 studies')
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def print_json(value: Any) -> None:
     """Print plain values as JSON on standard output, without wrapping."""
     Console(soft_wrap=True, highlight=False, markup=False).print(json.dumps(value, indent=2))

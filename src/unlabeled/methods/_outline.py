@@ -1,0 +1,109 @@
+"""What a method needs and carries, read from its source: importing it would import torch, which takes seconds."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The facts of a method that a listing shows.
+
+    Parameters
+    ----------
+    unit
+        What one sample is made of.
+    dims
+        Axes of space that it works on.
+    needs
+        What every scan must have, in words.
+    carries
+        Names of the networks that are carried to a task.
+    """
+
+    unit: str
+    dims: tuple[int, ...]
+    needs: tuple[str, ...]
+    carries: tuple[str, ...]
+
+
+def outline(slug: str) -> Outline | None:
+    """Read the outline of a method of this package; None for one that another package brings, or that writes it unlike.
+
+    >>> outline("models-genesis").carries
+    ('encoder', 'decoder')
+    """
+    spec = find_spec(f"unlabeled.methods.{slug.replace('-', '_')}")
+    if spec is None or spec.origin is None:
+        return None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            told = _needs(node)
+            if told is not None:
+                return _outline(told, _carries(node))
+    return None
+
+
+def _needs(node: ast.ClassDef) -> dict[str, object] | None:
+    """Read the keywords of ``needs = Needs(...)``."""
+    for each in node.body:
+        if isinstance(each, ast.AnnAssign):
+            targets: list[ast.expr] = [each.target]
+        elif isinstance(each, ast.Assign):
+            targets = each.targets
+        else:
+            continue
+        named = any(isinstance(target, ast.Name) and target.id == "needs" for target in targets)
+        if named and isinstance(each.value, ast.Call):
+            words = each.value.keywords
+            return {word.arg: _plain(word.value) for word in words if word.arg is not None}
+    return None
+
+
+def _carries(node: ast.ClassDef) -> tuple[str, ...]:
+    """Read the keys of what ``carries`` returns; the base class returns the encoder."""
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "carries":
+            keys = [
+                key.value
+                for inner in ast.walk(each)
+                if isinstance(inner, ast.Dict)
+                for key in inner.keys
+                if isinstance(key, ast.Constant) and isinstance(key.value, str)
+            ]
+            return tuple(dict.fromkeys(keys))
+    return ("encoder",)
+
+
+def _outline(told: dict[str, object], carries: tuple[str, ...]) -> Outline | None:
+    unit, dims, metadata = told.get("unit"), told.get("dims"), told.get("metadata", ())
+    if not (isinstance(unit, str) and isinstance(dims, tuple) and isinstance(metadata, tuple)):
+        return None
+    needs = [str(name) for name in metadata]
+    if told.get("colour"):
+        needs.append("colour")
+    for name, what in (
+        ("channels", "modalities"),
+        ("scans_per_subject", "scans a subject"),
+        ("subjects", "subjects"),
+    ):
+        count = told.get(name, 1)
+        if isinstance(count, int) and count > 1:
+            needs.append(f"{count} {what}")
+    return Outline(
+        unit=unit, dims=tuple(map(int, dims)), needs=tuple(needs), carries=carries or ("encoder",)
+    )
+
+
+def _plain(value: ast.expr) -> object:
+    """Evaluate a literal; a member of an enumeration gives its name in small letters."""
+    if isinstance(value, ast.Attribute):
+        return value.attr.lower()
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
