@@ -12,7 +12,6 @@ from rich.text import Text
 from unlabeled.catalogue import Card, card, cards
 from unlabeled.cli.options import describe
 from unlabeled.cli.render import console, counted, print_json
-from unlabeled.data.scan import Unit
 from unlabeled.errors import OptionError
 from unlabeled.methods._outline import outline
 from unlabeled.methods._registry import find, slugs
@@ -54,6 +53,8 @@ def methods(
     if category is not None:
         rows = _only(rows, "category", category, {str(row["category"]) for row in rows})
     if unit is not None:
+        from unlabeled.data.scan import Unit  # imports NumPy, which a listing can do without
+
         rows = _only(rows, "unit", unit, {one.value for one in Unit})
     if dims is not None:
         rows = [row for row in rows if dims in row.get("dims", ())]
