@@ -21,6 +21,7 @@ def probe(
     encoder: str = "",
     patch_size: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (),
     spacing: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True)] = None,
+    modality: str = "",
     maps: int = 1,
     seed: int = 0,
     split_seed: int = 0,
@@ -51,6 +52,8 @@ def probe(
         Edges of a patch [voxel]; without it, the pretraining's.
     spacing
         Resample to these voxel edge lengths [mm].
+    modality
+        What scans are whose files do not say; CT means that intensities are in HU.
     maps
         How many of the coarsest feature maps are taken.
     seed
@@ -81,6 +84,7 @@ def probe(
         encoder=encoder,
         patch_size=patch_size,
         spacing=spacing,
+        modality=modality,
         maps=maps,
         seed=seed,
         split_seed=split_seed,

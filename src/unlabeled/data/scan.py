@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,13 @@ class Source:
     level: str | None = None
     boxes: str | None = None
     frame: int | None = None
+
+
+def say_modality(sources: Sequence[Source], modality: str) -> Sequence[Source]:
+    """Name the modality of scans whose files do not say it; an empty one changes nothing."""
+    if not modality:
+        return sources
+    return tuple(replace(s, modality=s.modality or modality) for s in sources)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class SharedOptions(Options):
         Axes of space of the networks; without it, what the scans have.
     spacing
         Resample to these voxel edge lengths [mm]; without it, each scan keeps its own.
+    modality
+        What scans are whose files do not say (NIfTI knows none); CT means that intensities are in HU.
     seed
         Random start.
     """
@@ -55,6 +57,7 @@ class SharedOptions(Options):
     patch_size: tuple[Count, ...] = (64, 64, 64)
     dims: Literal[2, 3] | None = None
     spacing: tuple[Positive, ...] | None = None
+    modality: str = ""
     seed: Whole = 0
 
 

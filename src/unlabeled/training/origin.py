@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from unlabeled.data.scan import Source, say_modality
 from unlabeled.data.store import Record
-from unlabeled.errors import RunError
+from unlabeled.errors import OptionError, RunError
 from unlabeled.methods._base import Method, SharedOptions
 from unlabeled.nn.agreement import require_agreement
 from unlabeled.nn.weights import load_weights, read_weights
@@ -32,6 +33,25 @@ def weights_file(init: Path | str) -> Path:
             "Give a finished run folder or a weights file with --init.",
         )
     return found
+
+
+def name_modality(
+    sources: Sequence[Source], asked: str, metadata: Mapping[str, Any]
+) -> Sequence[Source]:
+    """Name the modality of scans whose files do not say it, where it decides what their intensities mean.
+
+    Raises
+    ------
+    OptionError
+        The weights learnt on CT in HU, and whether these scans are CT is neither known nor said.
+    """
+    silent = sum(not source.modality for source in sources)
+    if silent and not asked and "CT" in (metadata.get("modality") or []):
+        raise OptionError(
+            f"the weights learnt on CT in HU, and {silent} of {len(sources)} scans do not say what they are",
+            "Give --modality CT if they are, else --modality MR or what they are.",
+        )
+    return say_modality(sources, asked)
 
 
 def origin_facts(encoder: str, dims: int, records: Sequence[Record]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from unlabeled import catalogue
 from unlabeled.data.index import index_scans
-from unlabeled.data.scan import Index, Quarantined, Source
+from unlabeled.data.scan import Index, Quarantined, say_modality
 from unlabeled.data.store import Record, Store
 from unlabeled.errors import OptionError
 from unlabeled.methods._base import Method, SharedOptions
@@ -222,7 +222,7 @@ def _prepare(
     if own:
         raise OptionError(f"{kind.__name__} prepares scans itself, which the store does not know")
     store = Store(cache, spacing=options.spacing)
-    sources: Sequence[Source] = index.sources
+    sources = say_modality(index.sources, options.modality)
     with Reporter("preparing", len(sources), quiet=settings.quiet, unit="scans/s") as reporter:
         prepared = store.prepare(
             sources,

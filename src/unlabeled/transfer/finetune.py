@@ -19,6 +19,7 @@ from unlabeled.training.engine import train
 from unlabeled.training.facts import gather_facts
 from unlabeled.training.given import complete, first_options, first_settings, named
 from unlabeled.training.log import RunFolder
+from unlabeled.training.origin import name_modality
 from unlabeled.training.progress import Reporter
 from unlabeled.training.selection import choose_dims, nothing_usable, same_channels
 from unlabeled.training.settings import Settings, device_kind, is_first_process, make_fabric
@@ -229,7 +230,7 @@ def _prepare(
     store = Store(cache, spacing=options.spacing)
     with Reporter("preparing", len(usable), quiet=settings.quiet, unit="scans/s") as reporter:
         prepared = store.prepare(
-            usable,
+            name_modality(usable, options.modality, start.metadata),
             rule=start.rule,
             workers=settings.workers or 0,
             progress=lambda done, of: reporter.show(done),

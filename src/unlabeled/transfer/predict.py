@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unlabeled.data.formats import write_mask
 from unlabeled.data.index import index_scans
-from unlabeled.data.scan import Quarantined
+from unlabeled.data.scan import Quarantined, say_modality
 from unlabeled.data.store import Record, Store
 from unlabeled.errors import DataError, OptionError, RunError, ScanError
 from unlabeled.options import Between
@@ -113,7 +113,7 @@ def predict(
     store = Store(root, spacing=saved.spacing)
     with Reporter("preparing", len(bare), quiet=quiet, unit="scans/s") as reporter:
         prepared = store.prepare(
-            bare,
+            say_modality(bare, saved.modality),
             rule=saved.rule,
             workers=workers,
             progress=lambda done, of: reporter.show(done),

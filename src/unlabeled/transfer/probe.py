@@ -19,7 +19,7 @@ from unlabeled.nn.agreement import require_agreement
 from unlabeled.nn.encoders import Encoder, build_encoder
 from unlabeled.nn.weights import LoadReport, load_weights
 from unlabeled.rng import derive
-from unlabeled.training.origin import origin_facts
+from unlabeled.training.origin import name_modality, origin_facts
 from unlabeled.training.progress import Reporter
 from unlabeled.training.selection import choose_dims, nothing_usable, same_channels
 from unlabeled.training.settings import device_kind
@@ -81,6 +81,7 @@ def probe(
     encoder: str = "",
     patch_size: Sequence[int] = (),
     spacing: Sequence[float] | None = None,
+    modality: str = "",
     maps: int = 1,
     seed: int = 0,
     split_seed: int = 0,
@@ -112,6 +113,8 @@ def probe(
         Edges of a patch [voxel]; without it, the pretraining's.
     spacing
         Resample to these voxel edge lengths [mm].
+    modality
+        What scans are whose files do not say; CT means that intensities are in HU.
     maps
         How many of the coarsest maps are taken.
     seed, split_seed
@@ -141,10 +144,11 @@ def probe(
         seed=seed,
         split_seed=split_seed,
     )
+    bare = [replace(source, mask=None) for source in usable]
     store = Store(root, spacing=options.spacing)
     with Reporter("preparing", len(usable), quiet=quiet, unit="scans/s") as reporter:
         prepared = store.prepare(
-            [replace(source, mask=None) for source in usable],
+            name_modality(bare, modality, start.metadata),
             rule=start.rule,
             workers=workers,
             progress=lambda done, of: reporter.show(done),

@@ -43,6 +43,12 @@ class SavedTask:
         edges = self.metadata["resampled"]
         return None if edges is None else tuple(edges)
 
+    @property
+    def modality(self) -> str:
+        """What the scans that it learnt from were, where they were of one kind: what further ones are taken for."""
+        learnt = self.metadata.get("modality") or []
+        return str(learnt[0]) if len(learnt) == 1 else ""
+
 
 def save_task(folder: Path, task: Task, metadata: dict[str, Any]) -> None:
     """Write ``task.safetensors`` and, for the next task to start from, ``encoder.safetensors``.
