@@ -9,13 +9,10 @@ rounds alternate, times are processor times a sample, medians over rounds.  The 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -142,10 +139,11 @@ def measure(work: Callable[[], object], count: int) -> float:
 
 def main() -> None:
     """Measure, print and keep the figures."""
+    from _common import keep  # the tests import this file for its plain functions
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--samples", type=int, default=20, help="plain samples a round")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     random.seed(0)
@@ -162,13 +160,8 @@ def main() -> None:
         "plain_ms": round(statistics.median(plain), 2),
         "fast_ms": round(statistics.median(fast), 3),
         "ratio": round(statistics.median(p / f for p, f in zip(plain, fast, strict=True)), 1),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
     }
-    text = json.dumps(figures, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n")
-    print(text)
+    keep("models_genesis_transforms", figures)
 
 
 def phantom(space: tuple[int, ...]) -> Array:

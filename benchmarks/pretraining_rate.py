@@ -30,15 +30,15 @@ from unlabeled.training.pretrain import build_method
 from unlabeled.training.settings import Settings, make_fabric
 
 SMALL = {
-    "models-genesis 3D unet": (3, {"encoder": "unet", "patch_size": (32, 32, 32), "batch_size": 2}),
+    "models-genesis 3D unet": (3, {"encoder": "unet", "patch_size": (16, 16, 16), "batch_size": 2}),
     "models-genesis 3D resenc-tiny": (
         3,
-        {"encoder": "resenc-tiny", "patch_size": (64, 64, 32), "batch_size": 6},
+        {"encoder": "resenc-tiny", "patch_size": (32, 32, 32), "batch_size": 2},
     ),
-    "models-genesis 2D unet": (2, {"encoder": "unet", "patch_size": (64, 64), "batch_size": 4}),
+    "models-genesis 2D unet": (2, {"encoder": "unet", "patch_size": (64, 64), "batch_size": 2}),
     "models-genesis 2D resnet18": (
         2,
-        {"encoder": "resnet18", "patch_size": (128, 128), "batch_size": 8},
+        {"encoder": "resnet18", "patch_size": (96, 96), "batch_size": 4},
     ),
 }
 FULL = {
