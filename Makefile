@@ -23,7 +23,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 evidence: $(VENV)/.demo
-	$(BIN)/python evidence/run.py --data $(DATA)
+	$(BIN)/python evidence/run.py --data $(DATA) $(if $(PLAN),--plan $(PLAN))
 
 # torch first: the pinned build is the one for the CPU
 $(VENV)/.base: constraints.txt

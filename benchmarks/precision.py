@@ -9,6 +9,7 @@ One training step (forward, backward, SGD) of real 3D and 2D networks on a fixed
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +83,7 @@ def main() -> None:
             form: {
                 "median_step_s": statistics.median(times),
                 "speed_up_over_float32": median_ratio(seconds["float32"], times),
-                "loss_after_10_steps": losses[form],
+                "loss_after_10_steps": losses[form] if math.isfinite(losses[form]) else None,
             }
             for form, times in seconds.items()
         }

@@ -35,8 +35,9 @@ class Arithmetic:
 def choose(precision: Precision, device: str) -> Arithmetic:
     """Choose number format and layout for ``cpu``, ``cuda`` or ``mps``.
 
-    A CPU computes bfloat16 faster than float32 only where it has instructions for it (AVX512-BF16 or AMX); elsewhere it
-    is emulated and several times slower.  ``benchmarks/precision.py`` measures it on this machine.
+    A CPU computes bfloat16 faster than float32 for sure only where it has instructions for it (AVX512-BF16 or AMX).
+    Elsewhere it is emulated: faster for some networks, slower for others, and a U-Net's loss became NaN, so ``auto``
+    stays with float32 there.  ``benchmarks/precision.py`` measures it on this machine.
 
     Raises
     ------
