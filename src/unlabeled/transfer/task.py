@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -148,13 +149,13 @@ class Task(Method):
         self.loaded: frozenset[str] = frozenset()
         self.frozen = False
 
+    @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """Compute logits of ``batch channel *space``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Give what the outputs mean, as plain values for JSON."""
-        raise NotImplementedError
 
     def carries(self) -> dict[str, nn.Module]:
         """Name what the next task may start from."""
