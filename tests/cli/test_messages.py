@@ -250,8 +250,7 @@ def test_the_listing_says_of_a_method_what_the_method_says(slug: str) -> None:
     assert (row["runs"], row["carries"]) == (True, list(brief.carries))
 
 
-def test_a_tilted_identity_is_no_scan_of_nothing(desk: Path, tmp_path: Path) -> None:
-    """A folder of one unreadable file among none that are good ends with its reason."""
+def test_a_folder_of_one_unusable_file_ends_with_its_reason(desk: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros((3,)))
     said = type_in(["pretrain", "models-genesis", tmp_path, "--out", tmp_path / "run"])
     holds(said, 2, ("can be used", "flat.npy", "unlabeled check"))

@@ -11,7 +11,7 @@ from unlabeled.cli.options import (
     POSITION,
     command,
     go_on,
-    keywords,
+    groups,
     parameter,
     places,
     read_config,
@@ -33,17 +33,13 @@ def finetune_command(typed: Sequence[str] = ()) -> Callable[..., Any]:
     typed
         The words of the command line: what to type to go on is told in them.
     """
-    shared = SharedOptions.names()
-    every = keywords(FinetuneOptions, "Fine-tuning options", order=0)
-    own = [p for p in every if p.name not in shared]
-    common = [p for p in keywords(FinetuneOptions, "Training options") if p.name in shared]
-    machine = keywords(Settings, "Machine options", order=2)
 
     def run(task: TaskName, labelled: Path, **given: Any) -> int:
         return _finetune(task, labelled, typed, **given)
 
     run.__doc__ = _finetune.__doc__
-    return command(run, _fixed(), own, common, machine)
+    shown = groups(FinetuneOptions, "Fine-tuning options", SharedOptions, Settings)
+    return command(run, _fixed(), *shown)
 
 
 def _fixed() -> list[inspect.Parameter]:

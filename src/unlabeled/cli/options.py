@@ -99,6 +99,16 @@ def go_on(arguments: Sequence[str]) -> str:
     return shlex.join(["unlabeled", *arguments, *again])
 
 
+def groups(
+    options: type[Options], title: str, shared: type[Options], machine: type[Options]
+) -> tuple[list[inspect.Parameter], ...]:
+    """Group the options of a training: its own under `title`, those that every training shares, the machine's."""
+    names = shared.names()
+    own = [each for each in keywords(options, title, order=0) if each.name not in names]
+    common = [each for each in keywords(options, "Training options") if each.name in names]
+    return own, common, keywords(machine, "Machine options", order=2)
+
+
 def command(
     function: Callable[..., Any], fixed: list[inspect.Parameter], *added: list[inspect.Parameter]
 ) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from unlabeled.cli.options import (
     POSITION,
     command,
     go_on,
-    keywords,
+    groups,
     parameter,
     places,
     read_config,
@@ -35,16 +35,13 @@ def pretrain_command(slug: str | None, typed: Sequence[str] = ()) -> Callable[..
         The words of the command line: what to type to go on is told in them.
     """
     options = find(slug).options_class if slug is not None else SharedOptions
-    shared = SharedOptions.names()
-    own = [p for p in keywords(options, "Method options", order=0) if p.name not in shared]
-    common = [p for p in keywords(options, "Training options") if p.name in shared]
-    machine = keywords(Settings, "Machine options", order=2)
 
     def run(slug: str, scans: Path, **given: Any) -> int:
         return _pretrain(slug, scans, typed, **given)
 
     run.__doc__ = _pretrain.__doc__
-    return command(run, _fixed(), own, common, machine)
+    shown = groups(options, "Method options", SharedOptions, Settings)
+    return command(run, _fixed(), *shown)
 
 
 def _fixed() -> list[inspect.Parameter]:
