@@ -59,6 +59,12 @@ class Options:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     @classmethod
+    def may_lack(cls, name: str) -> bool:
+        """Tell whether an option may be None."""
+        hint = get_type_hints(cls)[name]
+        return hint is None or type(None) in get_args(hint)
+
+    @classmethod
     def from_names(cls, **values: Any) -> Options:
         """Make options from a mapping, naming the nearest option for an unknown one."""
         for name in values:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from unlabeled.demo.phantoms import write_patients
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
 
@@ -18,6 +21,16 @@ SMALL: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
 }
+
+
+def write_phantoms(folder: Path, dims: int) -> Path:
+    """Write eight small patients, one grey scan each; give what a person would type."""
+    write_patients(folder, patients=8, shape=(40, 40) if dims == 2 else (20, 20, 20))
+    return folder
+
+
+#: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
+OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {}
 
 
 def small_options(slug: str, dims: int, **changes: Any) -> SharedOptions:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import pytest
-
-from unlabeled.demo.phantoms import write_patients
+from cases import OWN_SCANS, write_phantoms
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory):
-    """Folders of eight small patients, by dimension."""
-    folders = {}
-    for dims, shape in ((2, (40, 40)), (3, (20, 20, 20))):
-        folders[dims] = tmp_path_factory.mktemp(f"phantoms{dims}d")
-        write_patients(folders[dims], patients=8, shape=shape)
-    return folders
+def scans_of(tmp_path_factory):
+    """What a method learns from in a contract test, by slug and dimension; made once."""
+    made = {}
+
+    def scans(slug, dims):
+        write = OWN_SCANS.get(slug, write_phantoms)
+        if (write, dims) not in made:
+            made[write, dims] = write(tmp_path_factory.mktemp(f"scans{dims}d"), dims)
+        return made[write, dims]
+
+    return scans
 
 
 @pytest.fixture(scope="session")

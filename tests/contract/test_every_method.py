@@ -12,14 +12,14 @@ from torch.utils.data import default_collate
 
 from unlabeled.cli.app import run as command_line
 from unlabeled.data.index import index_scans
-from unlabeled.data.store import Store
 from unlabeled.errors import UnlabeledError
 from unlabeled.methods._base import parameters
 from unlabeled.methods._registry import find, slugs
 from unlabeled.nn.weights import load_encoder
 from unlabeled.options import flag
 from unlabeled.rng import generator
-from unlabeled.training.pretrain import build_method, pretrain
+from unlabeled.training.loader import items_of
+from unlabeled.training.pretrain import build_method, open_store, pretrain
 
 CASES = [pytest.param(slug, dims, id=f"{slug}-{dims}d") for slug, dims in every_method_and_dims()]
 QUICK = {
@@ -32,13 +32,17 @@ QUICK = {
 
 
 @pytest.fixture
-def case(request, phantoms, store):
+def case(request, scans_of, store):
     """A method with its networks, and records to learn from."""
     slug, dims = request.param
     kind = find(slug)
     options = small_options(slug, dims)
-    index = index_scans(phantoms[dims])
-    records = Store(store).prepare(index.sources, rule=kind.intensity(options)).records
+    index = index_scans(scans_of(slug, dims))
+    records = (
+        open_store(kind, options, store)
+        .prepare(index.sources, rule=kind.intensity(options))
+        .records
+    )
     return build_method(kind, options, dims=dims, channels=records[0].channels), records
 
 
@@ -51,9 +55,11 @@ def batches(method, records, count=None):
     """Make one batch a phase, as the loader would."""
     for phase in method.phases():
         made = {}
+        listed = items_of(phase, records)
         for name, feed in phase.feeds.items():
+            items = listed[name]
             samples = [
-                feed.views(records[place % len(records)], generator(0, "contract", name, place))
+                feed.views(items[place % len(items)], generator(0, "contract", name, place))
                 for place in range(count or feed.batch_size)
             ]
             made[name] = default_collate(samples)
@@ -93,10 +99,12 @@ def test_losses_are_finite_and_every_trained_weight_gets_a_gradient_and_no_other
 def test_views_are_pure_and_of_the_promised_shape(case):
     method, records = case
     for phase in method.phases():
+        listed = items_of(phase, records)
         for name, feed in phase.feeds.items():
-            first = feed.views(records[0], generator(0, name))
-            again = feed.views(records[0], generator(0, name))
-            other = feed.views(records[0], generator(1, name))
+            item = listed[name][0]
+            first = feed.views(item, generator(0, name))
+            again = feed.views(item, generator(0, name))
+            other = feed.views(item, generator(1, name))
             pairs = zip(first, again, strict=True)
             assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
             changed = zip(first, other, strict=True)
@@ -110,13 +118,15 @@ def test_views_are_pure_and_of_the_promised_shape(case):
 def test_a_batch_of_one_can_be_scored_and_shown(case):
     method, records = case
     method.eval()
-    for _, batch in batches(method, records, count=1):
+    for phase, batch in batches(method, records, count=1):
         with torch.no_grad():
-            scores = method.score(batch)
-            pictures = method.preview(batch)
+            scores = (phase.score or method.score)(batch)
+            pictures = (phase.preview or method.preview)(batch)
         assert all(torch.isfinite(torch.as_tensor(value)).all() for value in scores.values())
-        if method.monitor.name in scores and method.monitor.chance is not None:
-            assert method.monitor.chance in scores
+        monitor = phase.monitor or method.monitor
+        assert monitor.name in scores
+        if monitor.chance is not None:
+            assert monitor.chance in scores
         for caption, picture in pictures.items():
             assert caption
             assert picture.ndim == method.encoder.dims + 2
@@ -144,11 +154,11 @@ def read(folder):
 
 
 @pytest.mark.parametrize(("slug", "dims"), CASES)
-def test_pretraining_is_reproducible_and_resumes_bit_for_bit(tmp_path, phantoms, store, slug, dims):
+def test_pretraining_is_reproducible_and_resumes_bit_for_bit(tmp_path, scans_of, store, slug, dims):
     common = {"cache": store, **QUICK}
     options = small_options(slug, dims, steps=4)
-    whole = pretrain(slug, phantoms[dims], tmp_path / "whole", options=options, **common)
-    pretrain(slug, phantoms[dims], tmp_path / "again", options=options, **common)
+    whole = pretrain(slug, scans_of(slug, dims), tmp_path / "whole", options=options, **common)
+    pretrain(slug, scans_of(slug, dims), tmp_path / "again", options=options, **common)
     first, second = read(tmp_path / "whole"), read(tmp_path / "again")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -172,18 +182,20 @@ def test_pretraining_is_reproducible_and_resumes_bit_for_bit(tmp_path, phantoms,
         patch.setattr(kind, "views", views)
         cut = {**common, "checkpoint_steps": 1, "held_out_batches": 0}
         with pytest.raises(Killed):
-            pretrain(slug, phantoms[dims], tmp_path / "cut", options=options, **cut)
-    pretrain(slug, phantoms[dims], tmp_path / "cut", options=options, resume=True, **common)
+            pretrain(slug, scans_of(slug, dims), tmp_path / "cut", options=options, **cut)
+    pretrain(slug, scans_of(slug, dims), tmp_path / "cut", options=options, resume=True, **common)
     resumed = read(tmp_path / "cut")
     assert all(torch.equal(first[name], resumed[name]) for name in first)
 
 
 @pytest.mark.parametrize(("slug", "dims"), CASES)
 def test_the_run_folder_is_whole_and_the_encoder_is_the_one_trained(
-    tmp_path, phantoms, store, slug, dims
+    tmp_path, scans_of, store, slug, dims
 ):
     options = small_options(slug, dims)
-    done = pretrain(slug, phantoms[dims], tmp_path / "run", options=options, cache=store, **QUICK)
+    done = pretrain(
+        slug, scans_of(slug, dims), tmp_path / "run", options=options, cache=store, **QUICK
+    )
     files = {path.name for path in (tmp_path / "run").iterdir()}
     expected = {"options.toml", "run.json", "log.jsonl", "previews", "checkpoints"}
     assert expected | {"encoder.safetensors", "quarantine.csv"} <= files

@@ -50,7 +50,7 @@ def test_formats_are_told_by_suffix_in_any_case_and_by_content(tmp_path):
     (tmp_path / "c.tar.gz").touch()
     (tmp_path / "plain").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "text").write_text("words")
-    picked, others = candidates(list_files(tmp_path))
+    picked, others, looked_into = candidates(list_files(tmp_path))
     assert picked == {"": [("a.PnG", "picture"), ("b.NII.GZ", "nifti"), ("plain", "dicom")]}
     assert others == Counter({".gz": 1, "no suffix": 1})
 

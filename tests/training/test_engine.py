@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 
 import pytest
 import torch
-from toys import Broken, Opponents, Stages, TinyEncoder, Toy, ToyOptions
+from toys import Broken, Opponents, Pairs, Stages, TinyEncoder, Toy, ToyOptions
 
 from unlabeled.errors import RunError
 from unlabeled.rng import derive
@@ -67,7 +68,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
     assert not same(found[0], found[2])
 
 
-@pytest.mark.parametrize("kind", [Toy, Opponents, Stages])
+@pytest.mark.parametrize("kind", [Toy, Opponents, Stages, Pairs])
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, records, kind, stop):
     whole = make(kind)
@@ -151,6 +152,44 @@ def test_patience_ends_the_run_and_resuming_does_not_go_on(tmp_path, records):
     assert result.steps < 100
     again = run(tmp_path, records, make(epochs=500, lr=1e-12, patience=3), resume=True)
     assert again.steps == result.steps
+
+
+def test_a_feed_makes_samples_of_what_it_groups(tmp_path, records):
+    method = make(Pairs, epochs=2)
+    seen = []
+    pair = method.pair
+    method.pair = lambda item, rng: seen.append(item) or pair(item, rng)
+    run(tmp_path, records, method, held_out=0)
+    follows = {(a.key, b.key) for a, b in itertools.pairwise(records)}
+    assert {(a.key, b.key) for a, b in seen} <= follows
+    assert len(seen) >= len(records) - 1
+
+
+def test_each_phase_has_its_own_score_and_preview_and_ends_with_its_own_best(tmp_path, records):
+    method = make(Pairs, epochs=6)
+    ends = []
+    original = method.summarise
+    method.summarise = lambda records: ends.append(weights(method)) or original(records)
+    result = run(tmp_path, records, method)
+    assert set(result.score) == {"level"}
+    names = [path.name for path in (tmp_path / "previews").iterdir()]
+    assert {name.split("-")[1] for name in names} == {"first", "second"}
+    # the held-out level never changes, so the first score of the second phase is its best
+    best = checkpoint.read_checkpoint(tmp_path / "checkpoints" / "best.safetensors")
+    assert best.state["progress"]["clock"]["phase"] == 1
+    kept = {name.removeprefix("method."): tensor for name, tensor in best.tensors.items()}
+    assert same(kept, ends[0])
+
+
+def test_what_the_end_of_a_phase_makes_is_kept_and_made_once(tmp_path, records):
+    method = make(Pairs, epochs=2)
+    run(tmp_path, records, method)
+    assert method.calls == ["summarise"]
+    again = make(Pairs, epochs=2)
+    run(tmp_path, records, again, resume=True)
+    assert again.calls == []
+    assert torch.equal(method.summary, again.summary)
+    assert float(again.summary) != 0.0
 
 
 def test_ctrl_c_saves_and_the_rest_follows_bit_for_bit(tmp_path, records):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -148,6 +149,47 @@ class Stages(Toy):
 
     def preview(self, batch: Any) -> dict[str, Tensor]:
         return {}
+
+
+class Pairs(Toy):
+    """Each scan beside the one after it; the second phase has a score of its own; what the end makes is kept."""
+
+    keeps = "best"
+
+    def __init__(self, options: SharedOptions, encoder: Encoder) -> None:
+        super().__init__(options, encoder)
+        self.register_buffer("summary", torch.zeros(()))
+        self.calls: list[str] = []
+
+    def phases(self) -> tuple[Phase, ...]:
+        feed = Feed(self.pair, self.options.batch_size, group=neighbours)
+        parts = {"main": [self.encoder, self.head]}
+        return (
+            Phase("first", self.step, parts, {"pairs": feed}),
+            Phase(
+                "second",
+                self.step,
+                parts,
+                {"pairs": feed},
+                after=self.summarise,
+                score=lambda batch: {"level": batch.noisy.mean()},
+                preview=lambda batch: {"second": batch.clean},
+                monitor=Monitor("level", "higher"),
+            ),
+        )
+
+    def pair(self, item: tuple[Any, Any], rng: Generator) -> Sample:
+        first, second = item
+        size = self.options.patch_size
+        return Sample(draw_patch(first, size, rng), draw_patch(second, size, rng))
+
+    def summarise(self, records: Sequence[Any]) -> None:
+        self.calls.append("summarise")
+        self.summary.fill_(len(records) + sum(p.sum() for p in self.parameters()).item())
+
+
+def neighbours(records: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(itertools.pairwise(records))
 
 
 class Broken(Toy):

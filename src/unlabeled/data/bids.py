@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from unlabeled.data.layouts import Candidates, Found
+from unlabeled.data.lazy import FileSources
 from unlabeled.data.scan import ScanFile, Source
 from unlabeled.data.walk import Listing
 from unlabeled.errors import DataError
@@ -23,8 +27,10 @@ def is_bids(listing: Listing) -> bool:
     ) or ("dataset_description.json" in listing.entries.get("", ()) and _has_subjects(listing))
 
 
-def from_bids(listing: Listing, picked: Candidates, *, labelled: bool) -> Found:
-    """Find the scans of a BIDS data set.
+def from_bids(
+    listing: Listing, picked: Candidates, kinds: Mapping[str, str], *, labelled: bool
+) -> Found:
+    """Find the scans of a BIDS data set; `kinds` as in `FileSources`.
 
     Raises
     ------
@@ -37,34 +43,20 @@ def from_bids(listing: Listing, picked: Candidates, *, labelled: bool) -> Found:
             "Give a manifest (.csv) with the columns image, subject and mask, label or target.",
         )
     found = Found("bids", RULE)
-    sources: list[Source] = []
+    items: list[str | Source] = []
     elsewhere = masks = unnamed = 0
     for folder in sorted(picked):
         parts = folder.split("/")
         if not parts[0].startswith("sub-"):
             elsewhere += len(picked[folder])
             continue
-        session = parts[1] if len(parts) > 1 and parts[1].startswith("ses-") else ""
-        study = f"{parts[0]}/{session}" if session else parts[0]
-        for name, kind in picked[folder]:
-            suffix = name.partition(".")[0].rpartition("_")[2]
-            if suffix in _MASKS or parts[-1] in _NO_IMAGE_FOLDERS:
+        for name, _ in picked[folder]:
+            if _suffix(name) in _MASKS or parts[-1] in _NO_IMAGE_FOLDERS:
                 masks += 1
                 continue
-            if not name.startswith(parts[0] + "_"):
-                unnamed += 1
-                suffix = ""
-            relative = f"{folder}/{name}"
-            sources.append(
-                Source(
-                    name=relative,
-                    channels=(ScanFile((listing.root / relative,), kind),),
-                    subject=parts[0],
-                    study=study,
-                    modality=suffix,
-                )
-            )
-    found.sources = sources
+            unnamed += not name.startswith(parts[0] + "_")
+            items.append(f"{folder}/{name}")
+    found.sources = FileSources(listing.root, items, kinds, bids_source)
     if elsewhere:
         found.notes.append(
             f"{elsewhere} images outside the folders sub-… (derivatives, source data) are not taken as scans"
@@ -76,6 +68,26 @@ def from_bids(listing: Listing, picked: Candidates, *, labelled: bool) -> Found:
             f"{unnamed} scans in folders sub-… do not carry the BIDS name of their subject; their contrast is unknown"
         )
     return found
+
+
+def bids_source(root: Path, name: str, kind: str) -> Source:
+    """Make the source of a file in a BIDS data set, whose names say whose it is and of what contrast."""
+    parts = name.split("/")
+    subject, last = parts[0], parts[-1]
+    return Source(
+        name=name,
+        channels=(ScanFile((root / name,), kind),),
+        subject=subject,
+        study=f"{subject}/{parts[1]}"
+        if len(parts) > 2 and parts[1].startswith("ses-")
+        else subject,
+        modality=_suffix(last) if last.startswith(f"{subject}_") else "",
+    )
+
+
+def _suffix(name: str) -> str:
+    """Take the BIDS suffix of a file's name: ``T1w`` of ``sub-1_T1w.nii.gz``."""
+    return name.partition(".")[0].rpartition("_")[2]
 
 
 def _datatype(folder: str) -> bool:

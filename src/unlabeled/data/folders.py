@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from unlabeled.data.formats import Series
-from unlabeled.data.formats.detection import BY_SUFFIX
 from unlabeled.data.grouping import grouped
 from unlabeled.data.layouts import (
     FOLDER_RULE,
@@ -35,9 +35,14 @@ _FEW, _MANY = 5, 20  # so few subjects with so many scans each are rather classe
 
 
 def from_folder(
-    listing: Listing, picked: Candidates, *, labelled: bool, cache: Path | None
+    listing: Listing,
+    picked: Candidates,
+    kinds: Mapping[str, str],
+    *,
+    labelled: bool,
+    cache: Path | None,
 ) -> Found:
-    """Find the scans of a plain folder; with `labelled`, those with a mask of equal stem.
+    """Find the scans of a plain folder; with `labelled`, those with a mask of equal stem; `kinds` as in `FileSources`.
 
     Raises
     ------
@@ -50,7 +55,7 @@ def from_folder(
     found = Found("folder", rule)
     root = listing.root
     with collector_paused():
-        items, kinds = _plain_files(picked, masks)
+        items = _plain_files(picked, masks)
     plain = len(items)
     items.extend(_series(root, picked, masks, cache, found))
     if len(items) > plain:
@@ -91,20 +96,15 @@ def _masks(picked: Candidates) -> set[str]:
     }
 
 
-def _plain_files(picked: Candidates, masks: set[str]) -> tuple[list[str | Source], dict[str, str]]:
-    """List the files other than DICOM, and the formats of those whose name does not tell."""
+def _plain_files(picked: Candidates, masks: set[str]) -> list[str | Source]:
+    """List the files other than DICOM."""
     items: list[str | Source] = []
-    kinds: dict[str, str] = {}
     for folder, scans in picked.items():
         if folder in masks:
             continue
         prefix = f"{folder}/" if folder else ""
-        for name, kind in scans:
-            if kind != "dicom":
-                items.append(prefix + name)
-                if kind != "nifti" and BY_SUFFIX.get(name[name.rfind(".") :]) != kind:
-                    kinds[prefix + name] = kind
-    return items, kinds
+        items.extend(prefix + name for name, kind in scans if kind != "dicom")
+    return items
 
 
 def _series(

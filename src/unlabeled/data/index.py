@@ -19,6 +19,7 @@ from unlabeled.data.layouts import (
 from unlabeled.data.manifest import from_manifest
 from unlabeled.data.nnunet import from_nnunet, is_nnunet, read_dataset
 from unlabeled.data.rows import SUFFIXES
+from unlabeled.data.saved_index import load_index, save_index
 from unlabeled.data.scan import Index, Quarantined, ScanFile, Source
 from unlabeled.data.walk import Listing, collector_paused, list_files, user_cache
 from unlabeled.errors import DataError
@@ -40,7 +41,8 @@ def index_scans(path: Path | str, *, labelled: bool = False, cache: Path | None 
     labelled
         Whether to pair scans with masks, labels or targets; scans without any are quarantined.
     cache
-        Folder where listings of large folders and groups of DICOM files are kept; the user's cache by default.
+        Folder where listings and indices of large folders and groups of DICOM files are kept; the user's cache by
+        default.
 
     Raises
     ------
@@ -78,21 +80,26 @@ def index_scans(path: Path | str, *, labelled: bool = False, cache: Path | None 
 
 
 def _in_folder(path: Path, *, labelled: bool, cache: Path) -> Found:
-    """List a folder and let the layout that it has find the scans."""
+    """List a folder and let the layout that it has find the scans, unless all is as it was the last time."""
+    saved = None if labelled else load_index(cache, path)
+    if saved is not None:
+        return saved
     listing = list_files(path, cache=cache)
     with collector_paused():
-        picked, others = candidates(listing)
+        picked, others, looked_into = candidates(listing)
     if is_nnunet(listing):
         found = from_nnunet(listing, picked, labelled=labelled)
     elif is_bids(listing):
-        found = from_bids(listing, picked, labelled=labelled)
+        found = from_bids(listing, picked, looked_into, labelled=labelled)
     else:
-        found = from_folder(listing, picked, labelled=labelled, cache=cache)
+        found = from_folder(listing, picked, looked_into, labelled=labelled, cache=cache)
         if labelled and "dataset.json" in listing.entries.get("", ()):
             where = path / "dataset.json"
             found.label_names, notes = read_label_names(read_dataset(where).get("labels"), where)
             found.notes.extend(notes)
     _tell_listing(listing, others, found)
+    if not labelled:
+        save_index(cache, listing, looked_into, found)
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlabeled.data.formats.detection import BY_SUFFIX, detect
+from unlabeled.data.formats.detection import BY_SUFFIX, by_name, detect
 from unlabeled.data.scan import Quarantined, Source
 from unlabeled.data.walk import Listing
 from unlabeled.errors import DataError
@@ -54,33 +54,41 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def candidates(listing: Listing) -> tuple[Candidates, Counter[str]]:
-    """Pick the scans among the listed files: name and format by folder; count the others by their suffix."""
+def candidates(listing: Listing) -> tuple[Candidates, Counter[str], dict[str, str]]:
+    """Pick the scans among the listed files.
+
+    Returns
+    -------
+    tuple
+        Name and format by folder; how many others there are by suffix; and of the files whose name does not tell,
+        scans or not, the format that a look into them gave, ``""`` for none.
+    """
     picked: Candidates = {}
     others: Counter[str] = Counter()
+    looked_into: dict[str, str] = {}
     root = str(listing.root)
-    kinds: dict[str, str | None] = dict(BY_SUFFIX)  # looked up once a file: this loop sees millions
-    for folder, names in listing.entries.items():
+    for folder, names in listing.entries.items():  # this loop sees millions of names
+        prefix = f"{folder}/" if folder else ""
         scans: list[tuple[str, str]] = []
         for name in names:
             if name.endswith(".nii.gz"):
                 scans.append((name, "nifti"))
                 continue
             suffix = name[name.rfind(".") :]
-            kind = kinds.get(suffix)
+            kind = BY_SUFFIX.get(suffix)
             if kind is None:
                 suffix = suffix.lower() if "." in name[1:] else ""
-                if suffix == ".gz" and name.lower().endswith(".nii.gz"):
-                    kind = "nifti"
-                else:
-                    kind = detect(Path(f"{root}/{folder}/{name}" if folder else f"{root}/{name}"))
+                kind = by_name(name)
             if kind is None:
+                kind = detect(Path(f"{root}/{prefix}{name}")) or ""
+                looked_into[prefix + name] = kind
+            if not kind:
                 others[suffix if 0 < len(suffix) < 12 else "no suffix"] += 1
             else:
                 scans.append((name, kind))
         if scans:
             picked[folder] = scans
-    return picked, others
+    return picked, others, looked_into
 
 
 def stem(name: str) -> str:

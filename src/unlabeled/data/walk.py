@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import sys
-import tempfile
 import time
-import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from unlabeled.data.sealed import load_sealed, save_sealed
 from unlabeled.errors import DataError
 
 SETTLED = 2_000_000_000  # [ns]; the coarsest clock of a common file system, FAT
 SAVED_FROM = 2_000  # files; a smaller listing is not worth a file in the cache
-_MAGIC = b"unlabeled listing 1\n"
+_MARK = b"unlabeled listing 2\n"
 _UNSETTLED = (0, 0, 0, 0)
 _SKIPPED = frozenset({"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
 
@@ -63,6 +61,9 @@ class Listing:
         Links that lead nowhere.
     relisted
         Folders that had to be listed anew; 0 when nothing has changed.
+    identities
+        What `unchanged` compares, of every folder, those without files included; None when something in the listing
+        could change without a trace there: behind links, in unreadable folders, in one that changed a moment ago.
     """
 
     root: Path
@@ -71,6 +72,7 @@ class Listing:
     loops: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     relisted: int = 0
+    identities: Mapping[str, Key] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.entries.values()))
@@ -92,6 +94,12 @@ def user_cache() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "unlabeled"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlabeled"
+
+
+def place(cache: Path, root: Path, suffix: str) -> Path:
+    """Name the file of the cache that keeps something about a folder: a digest of its path, and what it is."""
+    digest = blake2b(os.fsencode(root.absolute())).hexdigest()[:32]
+    return cache / f"{digest}{suffix}"
 
 
 def list_files(root: Path | str, *, cache: Path | None = None) -> Listing:
@@ -119,12 +127,14 @@ def list_files(root: Path | str, *, cache: Path | None = None) -> Listing:
 def _list_files(root: Path, cache: Path | None) -> Listing:
     """List every file below a folder, from the saved listing where that still holds."""
     top = str(root.absolute())
-    saved_at = (
-        None if cache is None else cache / f"{blake2b(os.fsencode(top)).hexdigest()[:32]}.lst"
-    )
+    saved_at = None if cache is None else place(cache, root, ".lst")
     saved, complete = ({}, False) if saved_at is None else _load(saved_at)
-    if complete and _unchanged(top, saved):
-        return Listing(root, {path: folder.files for path, folder in saved.items() if folder.files})
+    if complete and unchanged(root, ((path, folder.key) for path, folder in saved.items())):
+        return Listing(
+            root,
+            {path: folder.files for path, folder in saved.items() if folder.files},
+            identities={path: folder.key for path, folder in saved.items()},
+        )
     now = time.time_ns()
     folders: dict[str, _Folder] = {}
     seen: set[tuple[int, int]] = set()
@@ -160,6 +170,8 @@ def _list_files(root: Path, cache: Path | None) -> Listing:
         prefix = f"{relative}/" if relative else ""
         waiting.extend(prefix + name for name in folder.folders)
         linked.extend(prefix + name for name in folder.links)
+    complete = not (unreadable or loops or broken)
+    keys = {relative: folder.key for relative, folder in folders.items()}
     listing = Listing(
         root,
         {relative: folder.files for relative, folder in folders.items() if folder.files},
@@ -167,10 +179,11 @@ def _list_files(root: Path, cache: Path | None) -> Listing:
         tuple(sorted(loops)),
         tuple(sorted(broken)),
         relisted,
+        keys if complete and _UNSETTLED not in keys.values() else None,
     )
     if saved_at is not None and (relisted or len(folders) != len(saved)):
         if len(listing) >= SAVED_FROM:
-            _save(saved_at, folders, complete=not (unreadable or loops or broken))
+            _save(saved_at, folders, complete=complete)
         elif saved:
             with contextlib.suppress(OSError):
                 saved_at.unlink()
@@ -207,7 +220,7 @@ def _list_folder(path: str, key: Key, now: int, relative: str, broken: list[str]
 
 
 def _save(path: Path, folders: dict[str, _Folder], *, complete: bool) -> None:
-    """Save a listing atomically, readable by this user alone; a full or read-only disk is no fault."""
+    """Save a listing."""
     rows = list(folders.values())
     parts = [
         array("Q", (number % 2**64 for row in rows for number in row.key)).tobytes(),
@@ -217,38 +230,15 @@ def _save(path: Path, folders: dict[str, _Folder], *, complete: bool) -> None:
         os.fsencode("\0".join(name for row in rows for name in row.folders)),
         os.fsencode("\0".join(name for row in rows for name in row.links)),
     ]
-    check = 0
-    for part in parts:
-        check = zlib.crc32(part, check)
-    head = {"complete": complete, "sizes": [len(part) for part in parts], "check": check}
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_MAGIC + json.dumps(head).encode() + b"\n")
-                file.writelines(parts)
-            Path(temporary).replace(path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    save_sealed(path, _MARK, {"complete": complete}, parts)
 
 
 def _load(path: Path) -> tuple[dict[str, _Folder], bool]:
     """Load a saved listing and whether it is complete; one absent, cut short or damaged is empty."""
-    try:
-        with path.open("rb") as file:
-            if file.readline(64) != _MAGIC:
-                return {}, False
-            head = json.loads(file.readline(1024))
-            parts = [file.read(size) for size in head["sizes"]]
-        check = 0
-        for part in parts:
-            check = zlib.crc32(part, check)
-        if check != head["check"] or len(parts) != 6:
-            return {}, False
-    except (OSError, ValueError, KeyError, TypeError):
+    sealed = load_sealed(path, _MARK)
+    if sealed is None:
         return {}, False
+    head, parts = sealed
     numbers = array("Q", parts[0])
     counts = array("Q", parts[1])
     paths, files, folders, links = (os.fsdecode(part).split("\0") for part in parts[2:])
@@ -263,15 +253,15 @@ def _load(path: Path) -> tuple[dict[str, _Folder], bool]:
     return loaded, bool(head["complete"])
 
 
-def _unchanged(top: str, saved: dict[str, _Folder]) -> bool:
-    """Tell whether every saved folder still has its key."""
+def unchanged(root: Path, identities: Iterable[tuple[str, Key]]) -> bool:
+    """Tell whether every folder below a root, by its relative path, is still what it was."""
+    top = str(root.absolute())
     stat = os.stat  # bound once: called for every folder
     try:
-        for relative, folder in saved.items():
-            now = stat(f"{top}/{relative}" if relative else top)
-            if folder.key != _key(now):
+        for relative, key in identities:
+            if key != _key(stat(f"{top}/{relative}" if relative else top)):
                 return False
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True
 

@@ -85,12 +85,37 @@ class Update:
 
 @dataclass(frozen=True)
 class Feed:
-    """One stream of samples: which records, what one sample is made of, how many a batch holds."""
+    """One stream of samples: which records, what one sample is made of, how many a batch holds.
 
-    views: Callable[[Record, Generator], Any]
+    Parameters
+    ----------
+    views
+        Makes a sample of what `group` lists: a record unless it says otherwise.
+    batch_size
+        Samples of a batch, over all devices.
+    unit
+        What one sample is made of, for people.
+    accepts
+        Which records belong to the stream.
+    group
+        Lists what single samples are made of, from all accepted records: pairs, the scans of a study, a record beside
+        all others to draw a partner from; without it, each record by itself.  Deterministic.
+    """
+
+    views: Callable[[Any, Generator], Any]
     batch_size: int
     unit: Unit = Unit.VOLUME
     accepts: Callable[[Record], bool] = lambda record: True
+    group: Callable[[Sequence[Record]], Sequence[Any]] = list
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The pretext score that chooses the best checkpoint: a key of `Method.score` and its direction."""
+
+    name: str
+    better: Literal["lower", "higher"]
+    chance: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +134,11 @@ class Phase:
         Streams by name; each yields its own batches.
     share
         Part of the epochs that the phase gets, relative to the other phases.
-    before
-        Called with the records before the phase starts, to rebuild what depends on the weights so far.
+    before, after
+        Called with the training records before the phase starts and when it has ended, to make what depends on the
+        weights so far; what they make is kept in buffers, for a run that goes on does not call them again.
+    score, preview, monitor
+        The phase's own, where its batches are unlike those of the others; without them, the method's.
     """
 
     name: str
@@ -119,15 +147,10 @@ class Phase:
     feeds: Mapping[str, Feed]
     share: float = 1.0
     before: Callable[[Sequence[Record]], None] | None = None
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """The pretext score that chooses the best checkpoint: a key of `Method.score` and its direction."""
-
-    name: str
-    better: Literal["lower", "higher"]
-    chance: str | None = None
+    after: Callable[[Sequence[Record]], None] | None = None
+    score: Callable[[Any], dict[str, Tensor]] | None = None
+    preview: Callable[[Any], dict[str, Tensor]] | None = None
+    monitor: Monitor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +199,7 @@ class Method(nn.Module, ABC):
     needs: ClassVar[Needs]
     options_class: ClassVar[type[SharedOptions]]
     monitor: ClassVar[Monitor]
-    keeps: ClassVar[Literal["best", "last"]] = "last"  # whose weights are carried over
+    keeps: Literal["best", "last"] = "last"  # with whose weights a phase ends
     quirks: ClassVar[
         Mapping[str, str]
     ] = {}  # what fidelity="official" reproduces and "clean" mends
@@ -194,9 +217,14 @@ class Method(nn.Module, ABC):
         """Say how intensities enter the networks; the default is [0, 1] (CT by a fixed window)."""
         return IntensityRule()
 
-    def prepare(self, scan: Scan) -> Scan:
-        """Prepare a scan once; deterministic; cached on disk."""
-        return scan
+    @classmethod
+    def preparation(cls, options: SharedOptions) -> Callable[[Scan], Scan] | None:
+        """Say how each scan is prepared once, before the store keeps it: a frozen dataclass called with the scan.
+
+        Deterministic; its ``repr``, with every option that it reads, names the preparation in the store; what it adds
+        to `Scan.extras` (superpixels, a body mask) is there as `Record.extras`.
+        """
+        return None
 
     @abstractmethod
     def views(self, record: Record, rng: Generator) -> Any:

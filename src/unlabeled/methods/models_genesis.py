@@ -115,7 +115,7 @@ class ModelsGenesis(Method):
     needs: ClassVar[Needs] = Needs(unit=Unit.VOLUME, dims=(2, 3))
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("mse", "lower", chance="variance")
-    keeps: ClassVar[Literal["best", "last"]] = "best"
+    keeps = "best"
     quirks: ClassVar[Mapping[str, str]] = {
         "flip axes": "official: one of three flips is of the channel axis and does nothing, the last axis of a volume "
         "is never flipped; clean: every axis of space is as likely",

@@ -21,7 +21,7 @@ from unlabeled.nn.schedules import Schedule
 from unlabeled.rng import derive
 from unlabeled.training import checkpoint as checkpoints
 from unlabeled.training.distributed import agree, average, average_gradients
-from unlabeled.training.loader import Plan, accepted, load, make_plan
+from unlabeled.training.loader import Plan, items_of, load, make_plan
 from unlabeled.training.log import Log, RunFolder
 from unlabeled.training.precision import Arithmetic, lay_out
 from unlabeled.training.progress import Reporter
@@ -132,7 +132,7 @@ class _Loop:
 
     def _run_phase(self, phase: Phase, saved: checkpoints.Checkpoint | None) -> None:
         clock = self.progress.clock
-        feeds, plan = self._plan(phase, self.records, "training")
+        items, plan = self._plan(phase)
         epochs, steps = self._length(phase, plan)
         if saved is None and phase.before is not None:
             phase.before(self.records)
@@ -142,7 +142,7 @@ class _Loop:
         done = clock.epoch * plan.steps_per_epoch + clock.step
         batches = load(
             phase,
-            feeds,
+            items,
             plan,
             epoch=clock.epoch,
             step=clock.step,
@@ -181,7 +181,7 @@ class _Loop:
         if self.stop and done < steps:
             self._save(optimisers)
             return
-        self._end_phase()
+        self._end_phase(phase)
 
     def _step(
         self,
@@ -216,19 +216,17 @@ class _Loop:
             shows = {name: value.detach() for name, value in update.shows.items()}
             performed.append(Update(update.loss.detach(), update.of, shows))
 
-    def _plan(
-        self, phase: Phase, records: Sequence[Record], what: str
-    ) -> tuple[dict[str, tuple[Record, ...]], Plan]:
-        feeds = accepted(phase, records)
-        for name, chosen in feeds.items():
+    def _plan(self, phase: Phase) -> tuple[dict[str, tuple[Any, ...]], Plan]:
+        items = items_of(phase, self.records)
+        for name, chosen in items.items():
             if not chosen:
                 raise RunError(
-                    f"phase {phase.name} has no {what} scans for its stream {name}",
+                    f"phase {phase.name} has no training scans for its stream {name}",
                     "Add scans, or see what is usable with `unlabeled check`.",
                 )
         plan = make_plan(
             phase,
-            feeds,
+            items,
             seed=self.options.seed,
             per_scan=self.options.samples_per_scan,
             rank=self.fabric.global_rank,
@@ -239,7 +237,7 @@ class _Loop:
                 f"a batch of {min(plan.batches.values())} cannot be shared by {plan.ranks} devices",
                 f"Give --batch-size {plan.ranks} or more.",
             )
-        return feeds, plan
+        return items, plan
 
     def _length(self, phase: Phase, plan: Plan) -> tuple[float, int]:
         """Epochs that the schedule runs over, and steps, of one phase."""
@@ -324,7 +322,7 @@ class _Loop:
         if not self.watcher.due(self.progress, last=last):
             return
         self.scores = self.watcher.score(phase, self.progress)
-        if self.watcher.improves(self.scores, self.progress):
+        if self.watcher.improves(phase, self.scores, self.progress):
             if self.first and self.method.keeps == "best":
                 self._write(self.folder.best, {})
         elif self.watcher.impatient(self.progress):
@@ -333,9 +331,14 @@ class _Loop:
             at = self.progress.clock
             self.log.write(phase=phase.name, epoch=at.epoch, step=at.step, held_out=self.scores)
 
-    def _end_phase(self) -> None:
-        """Go on to the next phase; its best score starts anew."""
+    def _end_phase(self, phase: Phase) -> None:
+        """Put the phase's best weights back where the method keeps them, and go on to the next; its best starts anew."""
         clock = self.progress.clock
+        if self.method.keeps == "best" and self.progress.best is not None:
+            self.fabric.barrier()
+            checkpoints.restore_method(checkpoints.read_checkpoint(self.folder.best), self.method)
+        if phase.after is not None:
+            phase.after(self.records)
         self.progress.clock = Clock(clock.phase + 1, 0, 0, clock.total)
         self.progress.epochs_since_best, self.enough = 0, False
         if clock.phase + 1 < len(self.phases):

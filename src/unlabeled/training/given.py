@@ -31,13 +31,15 @@ def first_options(
 ) -> Some:
     """Take the options of the first start, all of which were written down; TOML leaves out those that are None.
 
+    An option that an earlier version did not have is at its default.
+
     Raises
     ------
     OptionError
         One that is typed now differs.
     """
     read = folder.read_options()
-    values = {name: read.get(name) for name in kind.names()}
+    values = {name: read.get(name) for name in kind.names() if name in read or kind.may_lack(name)}
     first = _made(
         kind, None, {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     )

@@ -72,18 +72,18 @@ class _Samples(Dataset[Any]):
     """Makes the sample of a ticket, anywhere, any time, always the same."""
 
     def __init__(
-        self, phase: Phase, records: Mapping[str, Sequence[Record]], seed: int, per_scan: int
+        self, phase: Phase, items: Mapping[str, Sequence[Any]], seed: int, per_scan: int
     ) -> None:
         self.phase = phase
-        self.records = records
+        self.items = items
         self.seed = seed
         self.per_scan = per_scan
 
     def __getitem__(self, ticket: tuple[str, int, int, int]) -> tuple[str, Any]:
         feed, epoch, place, index = ticket
-        record = self.records[feed][index // self.per_scan]
+        item = self.items[feed][index // self.per_scan]
         rng = generator(self.seed, "sample", self.phase.name, feed, epoch, place)
-        return feed, self.phase.feeds[feed].views(record, rng)
+        return feed, self.phase.feeds[feed].views(item, rng)
 
 
 class _Order(Sampler[list[tuple[str, int, int, int]]]):
@@ -116,17 +116,17 @@ class _Collate:
         return batches if len(self.feeds) > 1 else batches[self.feeds[0]]
 
 
-def accepted(phase: Phase, records: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
-    """Choose each feed's records."""
+def items_of(phase: Phase, records: Sequence[Record]) -> dict[str, tuple[Any, ...]]:
+    """List what each feed makes its samples of: the records that it accepts, grouped as it says."""
     return {
-        name: tuple(record for record in records if feed.accepts(record))
+        name: tuple(feed.group([record for record in records if feed.accepts(record)]))
         for name, feed in phase.feeds.items()
     }
 
 
 def make_plan(
     phase: Phase,
-    records: Mapping[str, Sequence[Record]],
+    items: Mapping[str, Sequence[Any]],
     *,
     seed: int,
     per_scan: int,
@@ -134,14 +134,14 @@ def make_plan(
     ranks: int = 1,
 ) -> Plan:
     """Plan the order of a phase's samples."""
-    counts = {name: len(records[name]) * per_scan for name in phase.feeds}
+    counts = {name: len(items[name]) * per_scan for name in phase.feeds}
     batches = {name: feed.batch_size for name, feed in phase.feeds.items()}
     return Plan(seed, phase.name, counts, batches, rank, ranks)
 
 
 def load(
     phase: Phase,
-    records: Mapping[str, Sequence[Record]],
+    items: Mapping[str, Sequence[Any]],
     plan: Plan,
     *,
     epoch: int,
@@ -156,7 +156,7 @@ def load(
     With `workers`, other processes make the samples ahead; the samples do not depend on how many.
     """
     loader = DataLoader(
-        _Samples(phase, records, plan.seed, per_scan),
+        _Samples(phase, items, plan.seed, per_scan),
         batch_sampler=_Order(plan, epoch, step, steps),
         collate_fn=_Collate(tuple(phase.feeds)),
         num_workers=workers,
@@ -167,14 +167,14 @@ def load(
 
 
 def held_out_batch(
-    phase: Phase, records: Mapping[str, Sequence[Record]], *, seed: int, number: int
+    phase: Phase, items: Mapping[str, Sequence[Any]], *, seed: int, number: int
 ) -> Any:
     """Make a fixed batch of held-out samples: the same every epoch."""
     samples = []
     for name, feed in phase.feeds.items():
         for place in range(feed.batch_size):
             spot = number * feed.batch_size + place
-            record = records[name][spot % len(records[name])]
+            item = items[name][spot % len(items[name])]
             rng = generator(seed, "held-out", phase.name, name, spot)
-            samples.append((name, feed.views(record, rng)))
+            samples.append((name, feed.views(item, rng)))
     return _Collate(tuple(phase.feeds))(samples)

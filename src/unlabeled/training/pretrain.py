@@ -14,13 +14,11 @@ from unlabeled import catalogue
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined, say_modality
 from unlabeled.data.store import Record, Store
-from unlabeled.errors import OptionError
 from unlabeled.methods._base import Method, SharedOptions
 from unlabeled.methods._registry import find
 from unlabeled.nn.encoders import build_encoder, require_encoder
 from unlabeled.nn.weights import save_encoder
 from unlabeled.rng import derive
-from unlabeled.training.checkpoint import read_checkpoint, restore_method
 from unlabeled.training.engine import train
 from unlabeled.training.facts import fingerprint, gather_facts
 from unlabeled.training.given import complete, first_options, first_settings, named
@@ -155,8 +153,6 @@ def pretrain(
         title=slug,
     )
     if is_first_process():
-        if result.exit_reason != "interrupted":
-            _keep_best(method, folder)
         write_encoder(method, slug, options, training, folder)
         facts |= {
             "seconds": facts.get("seconds", 0.0) + time.time() - began,
@@ -190,6 +186,13 @@ def build_method(
     return kind(options, encoder)
 
 
+def open_store(kind: type[Method], options: SharedOptions, cache: Path | None) -> Store:
+    """Open the store of scans prepared as a method with these options wants them."""
+    own = kind.preparation(options)
+    key = "" if own is None else f"{type(own).__module__}.{own!r}"
+    return Store(cache, spacing=options.spacing, prepare=own, prepare_key=key)
+
+
 def write_encoder(
     method: Method,
     slug: str,
@@ -218,10 +221,7 @@ def _prepare(
     cache: Path | None,
 ) -> tuple[tuple[Record, ...], int, list[Quarantined]]:
     """Prepare all scans, and leave out what does not go with the rest."""
-    own = kind.prepare is not Method.prepare
-    if own:
-        raise OptionError(f"{kind.__name__} prepares scans itself, which the store does not know")
-    store = Store(cache, spacing=options.spacing)
+    store = open_store(kind, options, cache)
     sources = say_modality(index.sources, options.modality)
     with Reporter("preparing", len(sources), quiet=settings.quiet, unit="scans/s") as reporter:
         prepared = store.prepare(
@@ -236,9 +236,3 @@ def _prepare(
     if not usable:
         raise nothing_usable(index, left_out)
     return usable, dims, left_out
-
-
-def _keep_best(method: Method, folder: RunFolder) -> None:
-    """Put the best weights back where the method keeps them."""
-    if method.keeps == "best" and folder.best.exists():
-        restore_method(read_checkpoint(folder.best), method)

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from unlabeled.data.store import Record
 from unlabeled.methods._base import Method, Phase
 from unlabeled.training.checkpoint import write_atomically
-from unlabeled.training.loader import accepted, held_out_batch
+from unlabeled.training.loader import held_out_batch, items_of
 from unlabeled.training.log import RunFolder
 from unlabeled.training.previews import panel
 from unlabeled.training.settings import Settings
@@ -50,25 +50,25 @@ class Watcher:
 
     def score(self, phase: Phase, progress: Progress) -> dict[str, float]:
         """Score the same held-out samples as ever, and draw a preview of the first batch."""
-        feeds = accepted(phase, self.held_out)
+        items = items_of(phase, self.held_out)
         progress.unscored = 0
-        if not all(feeds.values()) or not self.settings.held_out_batches:
+        if not all(items.values()) or not self.settings.held_out_batches:
             return {}
         sums: dict[str, float] = {}
         self.method.eval()
         with torch.no_grad(), self.fabric.autocast():
             for number in range(self.settings.held_out_batches):
-                batch = self._batch(phase, feeds, number)
+                batch = self._batch(phase, items, number)
                 if number == 0 and self.fabric.global_rank == 0:
                     self._preview(phase, batch, progress)
-                for name, value in self.method.score(batch).items():
+                for name, value in (phase.score or self.method.score)(batch).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         self.method.train()
         return {name: value / self.settings.held_out_batches for name, value in sums.items()}
 
-    def improves(self, scores: Mapping[str, float], progress: Progress) -> bool:
-        """Compare the monitored score with the best so far, and remember it."""
-        monitor = self.method.monitor
+    def improves(self, phase: Phase, scores: Mapping[str, float], progress: Progress) -> bool:
+        """Compare the monitored score with the phase's best so far, and remember it."""
+        monitor = phase.monitor or self.method.monitor
         value, best = scores.get(monitor.name, math.nan), progress.best
         if not math.isfinite(value):
             return False
@@ -83,12 +83,12 @@ class Watcher:
         patience = getattr(self.method.options, "patience", None)
         return patience is not None and progress.epochs_since_best >= patience
 
-    def _batch(self, phase: Phase, feeds: Mapping[str, Sequence[Record]], number: int) -> Any:
+    def _batch(self, phase: Phase, items: Mapping[str, Sequence[Any]], number: int) -> Any:
         seed = self.method.options.seed
-        return self.place(held_out_batch(phase, feeds, seed=seed, number=number))
+        return self.place(held_out_batch(phase, items, seed=seed, number=number))
 
     def _preview(self, phase: Phase, batch: Any, progress: Progress) -> None:
-        pictures = self.method.preview(batch)
+        pictures = (phase.preview or self.method.preview)(batch)
         if pictures:
             clock = progress.clock
             name = f"{clock.phase}-{phase.name}-step{clock.total:06d}.png"

@@ -14,7 +14,6 @@ from unlabeled.data.store import Record, Store
 from unlabeled.errors import OptionError, RunError
 from unlabeled.nn.encoders import require_encoder
 from unlabeled.nn.weights import LoadReport
-from unlabeled.training.checkpoint import read_checkpoint, restore_method
 from unlabeled.training.engine import train
 from unlabeled.training.facts import gather_facts
 from unlabeled.training.given import complete, first_options, first_settings, named
@@ -182,8 +181,6 @@ def finetune(
     if is_first_process():
         done = result.exit_reason != "interrupted"
         if done:
-            if options.keep == "best" and folder.best.exists():
-                restore_method(read_checkpoint(folder.best), model)
             save_task(folder.path, model, describe_origin(start, records, model))
             scored = _score(model, cohort, test=test, quiet=settings.quiet)
             write_metrics(folder.path, scored)

@@ -137,7 +137,6 @@ class Task(Method):
     )
     needs = Needs(unit=Unit.VOLUME, dims=(2, 3))
     options_class = FinetuneOptions
-    keeps = "best"
 
     options: FinetuneOptions
 
@@ -145,6 +144,7 @@ class Task(Method):
         self, options: FinetuneOptions, encoder: Encoder, *, quiet: Collection[str] = ()
     ) -> None:
         super().__init__(options, encoder)
+        self.keeps = options.keep
         self.quiet = frozenset(quiet)
         self.loaded: frozenset[str] = frozenset()
         self.frozen = False

@@ -45,9 +45,22 @@ def detect(path: Path) -> str | None:
     >>> detect(Path("p07/CT.nii.gz")), detect(Path("p07/notes.txt"))
     ('nifti', None)
     """
-    name = path.name.lower()
+    kind = by_name(path.name)
+    if kind is not None:
+        return kind or None
+    suffix = path.suffix.lower()
+    return _of_pair(path, suffix) if suffix in (".hdr", ".img") else _by_content(path)
+
+
+def by_name(name: str) -> str | None:
+    """Name the reader of a file by its name alone: ``""`` for no scan, None where only a look into the folder tells.
+
+    >>> by_name("CT.nii.gz"), by_name("notes.txt"), by_name("1.2.840.10008"), by_name("brain.hdr")
+    ('nifti', '', None, None)
+    """
+    name = name.lower()
     if name.startswith("._"):
-        return None  # what macOS leaves beside each file on foreign disks
+        return ""  # what macOS leaves beside each file on foreign disks
     if name.endswith(".nii.gz"):
         return "nifti"
     stem, dot, tail = name.rpartition(".")
@@ -55,12 +68,10 @@ def detect(path: Path) -> str | None:
     if suffix in BY_SUFFIX:
         return BY_SUFFIX[suffix]
     if suffix in (".hdr", ".img"):
-        return _of_pair(path, suffix)
-    if name == "dicomdir" or name.startswith("."):
         return None
-    if not suffix or tail.isdigit():
-        return _by_content(path)
-    return None
+    if name == "dicomdir" or name.startswith("."):
+        return ""
+    return None if not suffix or tail.isdigit() else ""
 
 
 def _of_pair(path: Path, suffix: str) -> str | None:
