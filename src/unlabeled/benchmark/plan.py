@@ -14,7 +14,7 @@ from unlabeled.training.log import RunFolder
 from unlabeled.training.pretrain import pretrain
 from unlabeled.training.state import Result
 from unlabeled.transfer.finetune import finetune
-from unlabeled.transfer.start import TaskName
+from unlabeled.transfer.task import TaskName
 
 SCRATCH = "scratch"
 

@@ -21,8 +21,7 @@ from unlabeled.cli.render import console, counted, messages, print_json
 from unlabeled.methods._base import SharedOptions
 from unlabeled.training.settings import Settings, is_first_process
 from unlabeled.transfer.finetune import Finetuned, finetune
-from unlabeled.transfer.start import TaskName
-from unlabeled.transfer.task import FinetuneOptions
+from unlabeled.transfer.task import FinetuneOptions, TaskName
 
 
 def finetune_command(typed: Sequence[str] = ()) -> Callable[..., Any]:

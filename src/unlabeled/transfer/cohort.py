@@ -11,12 +11,11 @@ from unlabeled.data.splits import split_subjects, take_fraction
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
 from unlabeled.nn.encoders import Encoder
-from unlabeled.transfer.task import FinetuneOptions
+from unlabeled.transfer.task import FinetuneOptions, TaskName
+from unlabeled.transfer.tasks import TASKS
 
 #: Shares of subjects where the data set does not say.
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
-#: Column of a manifest that each task learns from.
-COLUMNS = {"segment": "mask", "classify": "label", "regress": "target"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Cohort:
         return {name: len({record.subject for record in part}) for name, part in parts.items()}
 
 
-def usable_sources(task: str, index: Index) -> tuple[tuple[Source, ...], list[Quarantined]]:
+def usable_sources(task: TaskName, index: Index) -> tuple[tuple[Source, ...], list[Quarantined]]:
     """Choose the scans that have what a task learns from.
 
     Raises
@@ -50,7 +49,7 @@ def usable_sources(task: str, index: Index) -> tuple[tuple[Source, ...], list[Qu
     DataError
         None has; the message says what there is instead.
     """
-    column = COLUMNS[task]
+    column = TASKS[task].column
     usable, left_out = [], []
     for source in index.sources:
         if getattr(source, column) is not None:
@@ -59,9 +58,9 @@ def usable_sources(task: str, index: Index) -> tuple[tuple[Source, ...], list[Qu
             left_out.append(Quarantined(source.name, f"has no {column}", f"{task} learns from it."))
     if not usable:
         there = [
-            f"{name} {other}"
-            for name, other in COLUMNS.items()
-            if any(getattr(source, other) is not None for source in index.sources)
+            f"{name} {other.column}"
+            for name, other in TASKS.items()
+            if any(getattr(source, other.column) is not None for source in index.sources)
         ]
         hint = f"There are labels for: {', '.join(there)}." if there else ""
         raise DataError(

@@ -23,7 +23,7 @@ from unlabeled.transfer import metrics
 from unlabeled.transfer.inference import classes_of, native_grid, segment_logits, whole_scan_logits
 from unlabeled.transfer.metrics import Interval
 from unlabeled.transfer.task import Task
-from unlabeled.transfer.tasks import Classify, Regress, Segment
+from unlabeled.transfer.tasks import Classes, Masks, Regress
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def evaluate(
     progress
         Called with the number of scans done.
     """
-    if isinstance(task, Segment):
+    if isinstance(task, Masks):
         return _evaluate_masks(task, records, tolerance, progress)
-    if isinstance(task, Classify):
+    if isinstance(task, Classes):
         return _evaluate_classes(task, records, progress)
     if isinstance(task, Regress):
         return _evaluate_targets(task, records, progress)
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def _evaluate_masks(
-    task: Segment,
+    task: Masks,
     records: Sequence[Record],
     tolerance: float,
     progress: Callable[[int], None],
@@ -120,7 +120,7 @@ def _true_mask(record: Record, *, resampled: bool) -> Tensor:
 
 
 def _evaluate_classes(
-    task: Classify, records: Sequence[Record], progress: Callable[[int], None]
+    task: Classes, records: Sequence[Record], progress: Callable[[int], None]
 ) -> Evaluation:
     rows = []
     scores = np.zeros((len(records), len(task.classes)))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined
 from unlabeled.data.store import Record, Store
@@ -31,8 +33,8 @@ from unlabeled.transfer.cohort import (
 )
 from unlabeled.transfer.evaluate import Evaluation, evaluate, write_metrics
 from unlabeled.transfer.saved import save_task
-from unlabeled.transfer.start import Start, TaskName, build_task, describe_origin
-from unlabeled.transfer.task import FinetuneOptions, Task
+from unlabeled.transfer.start import Start, build_task, describe_origin
+from unlabeled.transfer.task import FinetuneOptions, Task, TaskName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +169,29 @@ def finetune(
         folder.write_quarantine(left_out)
         folder.write_facts(facts)
     began = time.time()
-    result = train(
-        model,
-        cohort.train,
-        cohort.val,
-        settings,
-        folder,
-        fabric=fabric,
-        arithmetic=arithmetic,
-        title=f"fine-tuning ({task})",
-    )
+    if model.gradients:
+        result = train(
+            model,
+            cohort.train,
+            cohort.val,
+            settings,
+            folder,
+            fabric=fabric,
+            arithmetic=arithmetic,
+            title=f"fine-tuning ({task})",
+        )
+    else:
+        model.to(fabric.device).eval()
+        with torch.no_grad():
+            model.fit(cohort.train)
+        result = Result(
+            steps=0,
+            score={},
+            best=None,
+            seconds=time.time() - began,
+            wait_share=0.0,
+            exit_reason="finished",
+        )
     scored: dict[str, Evaluation] = {}
     if is_first_process():
         done = result.exit_reason != "interrupted"

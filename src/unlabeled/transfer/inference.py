@@ -52,6 +52,9 @@ def segment_logits(
     device = next(task.parameters()).device
     size = tuple(task.options.patch_size)
     with torch.no_grad():
+        own = task.own_logits(record)
+        if own is not None:
+            return own
         return sliding_window(
             record,
             task,
@@ -94,6 +97,9 @@ def whole_scan_logits(task: Task, record: Record, *, batch_size: int | None = No
     device = next(task.parameters()).device
     size = tuple(task.options.patch_size)
     with torch.no_grad():
+        own = task.own_logits(record)
+        if own is not None:
+            return own
         return mean_over_windows(
             record, task, size, batch_size=batch_size or _batch(size), device=device
         )

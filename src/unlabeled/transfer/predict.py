@@ -33,7 +33,7 @@ from unlabeled.transfer.inference import (
 )
 from unlabeled.transfer.saved import SavedTask, load_task
 from unlabeled.transfer.task import Task
-from unlabeled.transfer.tasks import Classify, Segment
+from unlabeled.transfer.tasks import Classes, Masks
 
 #: Endings that a file's name loses before the prediction's own is put on.
 ENDINGS: tuple[str, ...] = (
@@ -132,7 +132,7 @@ def predict(
             reporter.show(done)
     RunFolder(folder).write_quarantine(left_out)
     write_atomically(folder / "predictions.csv", as_csv(rows).encode())
-    if isinstance(task, Segment):
+    if isinstance(task, Masks):
         named = dict(zip(task.classes.names, task.classes.values, strict=True))
         text = json.dumps({"labels": named}, indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / "labels.json", text.encode())
@@ -152,7 +152,7 @@ def _predict_one(
 ) -> dict[str, Any]:
     """Predict one scan, write its mask, and give its row."""
     stem = folder / name
-    if isinstance(task, Segment):
+    if isinstance(task, Masks):
         native = native_grid(record, resampled=saved.spacing is not None)
         logits = segment_logits(task, record, overlap=overlap)
         found, likely = classes_of(logits, record, native)
@@ -172,7 +172,7 @@ def _predict_one(
             **_sizes(task, found, native),
         }
     logits = whole_scan_logits(task, record)
-    if isinstance(task, Classify):
+    if isinstance(task, Classes):
         shares = logits.softmax(0).numpy()
         each = {f"p {one}": float(p) for one, p in zip(task.classes, shares, strict=True)}
         return {
@@ -183,7 +183,7 @@ def _predict_one(
     return {"file": record.source.name, "predicted": float(logits[0])}
 
 
-def _sizes(task: Segment, found: NDArray[Any], native: Native) -> dict[str, float]:
+def _sizes(task: Masks, found: NDArray[Any], native: Native) -> dict[str, float]:
     """Measure every class: millilitres of a volume, square millimetres of a picture, voxels without spacing."""
     counts = np.bincount(found.reshape(-1), minlength=len(task.classes.names))
     unit, one = "voxel", 1.0

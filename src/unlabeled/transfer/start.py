@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Index
 from unlabeled.data.store import Record
-from unlabeled.errors import DataError, OptionError
+from unlabeled.errors import OptionError
 from unlabeled.nn.agreement import require_agreement
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import LoadReport, load_weights, read_weights
@@ -21,12 +21,10 @@ from unlabeled.rng import derive
 from unlabeled.training.facts import fingerprint
 from unlabeled.training.origin import encoder_tensors, origin_facts, usual_spacing, weights_file
 from unlabeled.transfer.cohort import Cohort, fitting_patch
-from unlabeled.transfer.labels import find_labels
 from unlabeled.transfer.saved import rule_from
-from unlabeled.transfer.task import FinetuneOptions, Task
-from unlabeled.transfer.tasks import Classify, Regress, Segment
+from unlabeled.transfer.task import FinetuneOptions, Given, Task, TaskName
+from unlabeled.transfer.tasks import TASKS, Classes
 
-TaskName: TypeAlias = Literal["segment", "classify", "regress"]
 SCRATCH = "scratch"
 
 
@@ -101,23 +99,23 @@ def build_task(
         dims = options.dims or records[0].dims
         encoder = build_encoder(options.encoder, dims=dims, in_channels=records[0].channels)
         patch = options.patch_size or fitting_patch(cohort.train, encoder)
-        options = replace(options, patch_size=_patch(tuple(patch), dims))
-        quiet = [record.key for record in cohort.val]
-        model: Task
-        if task == "segment":
-            labels = find_labels(records, index.label_names, mode=options.labels)
-            model = Segment(options, encoder, labels, quiet=quiet)
-        elif task == "classify":
-            classes = sorted({str(record.source.label) for record in records})
-            model = Classify(options, encoder, _two(classes, index), quiet=quiet)
-            missing = sorted({*classes} - {str(r.source.label) for r in cohort.train})
-            if missing:
-                notes.append(f"no training scan of class {', '.join(missing)}")
-        else:
-            targets = torch.tensor([float(r.source.target or 0.0) for r in cohort.train])
-            scale = float(targets.std()) if len(targets) > 1 else 1.0
-            model = Regress(options, encoder, float(targets.mean()), scale or 1.0, quiet=quiet)
-    if not cohort.val:
+        given = Given(
+            options=replace(options, patch_size=_patch(tuple(patch), dims)),
+            encoder=encoder,
+            records=records,
+            train=cohort.train,
+            quiet=[record.key for record in cohort.val],
+            label_names=index.label_names,
+            root=index.root,
+            tensors=start.tensors or {},
+            metadata=start.metadata,
+        )
+        model = TASKS[task].build(given)
+    if isinstance(model, Classes):
+        missing = sorted({*model.classes} - {str(r.source.label) for r in cohort.train})
+        if missing:
+            notes.append(f"no training scan of class {', '.join(missing)}")
+    if not cohort.val and model.gradients:
         notes.append("too few subjects to set any aside for validation: the last weights are kept")
     if start.tensors is None:
         return model, tuple(notes), None
@@ -125,27 +123,8 @@ def build_task(
     notes += require_agreement(start.metadata, facts)
     report = load_weights(model.encoder, start.encoder, source=start.called)
     loaded = {f"encoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
-    loaded |= _load_decoder(model, start, options, notes)
-    model.loaded = frozenset(loaded)
+    model.loaded = frozenset(loaded | model.load(given, notes))
     return model, tuple(notes), report
-
-
-def _load_decoder(
-    model: Task, start: Start, options: FinetuneOptions, notes: list[str]
-) -> set[str]:
-    """Load the decoder where the pretraining carried one, but for its last layer."""
-    if options.carry != "all" or not isinstance(model, Segment) or start.tensors is None:
-        return set()
-    held = {
-        name: tensor
-        for name, tensor in start.tensors.items()
-        if name.startswith("decoder.") and not name.startswith("decoder.head.")
-    }
-    if not held:
-        return set()
-    report = load_weights(model.decoder, held, source=f"the decoder of {start.called}", least=0.0)
-    notes.append(f"decoder: {report}")
-    return {f"decoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
 
 
 def describe_origin(start: Start, records: Sequence[Record], model: Task) -> dict[str, Any]:
@@ -171,12 +150,3 @@ def _patch(patch: tuple[int, ...], dims: int) -> tuple[int, ...]:
             "Give one edge an axis.",
         )
     return patch[:dims]
-
-
-def _two(classes: Sequence[str], index: Index) -> tuple[str, ...]:
-    if len(classes) < 2:
-        raise DataError(
-            f"all labelled scans below {index.root} have the one label {classes[0]!r}",
-            "Classifying takes at least two classes: check the column `label`.",
-        )
-    return tuple(classes)

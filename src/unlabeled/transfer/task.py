@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,6 +27,8 @@ from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant, cosine, polynomial
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
 from unlabeled.transfer.augment import Augmentation, Move, cut, recolour
+
+TaskName: TypeAlias = Literal["segment", "classify", "regress"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,42 @@ class Patch(NamedTuple):
     truth: Tensor  # *batch *space (classes), *batch (class), or *batch (standardised target)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a task is built from.
+
+    Parameters
+    ----------
+    options
+        Resolved: with encoder and patch size.
+    encoder
+        With fresh weights.
+    records
+        All labelled scans: their classes count, whatever part they are in.
+    train
+        Those that are learnt from.
+    quiet
+        Keys of records that are never augmented: those of validation subjects.
+    label_names
+        Names of the masks' values, where the data set says.
+    root
+        What the person typed, for messages.
+    tensors, metadata
+        Weights to start from, by flat name (``encoder.*``, ``decoder.*``, ...), and what they say of themselves; empty
+        from scratch.
+    """
+
+    options: FinetuneOptions
+    encoder: Encoder
+    records: Sequence[Record]
+    train: Sequence[Record]
+    quiet: Collection[str] = ()
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    root: Path = Path()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Task(Method):
     """What all tasks share: two phases, two learning rates, patches.
 
@@ -132,6 +171,8 @@ class Task(Method):
     """
 
     kind: ClassVar[str]
+    column: ClassVar[Literal["mask", "label", "target"]]  # of a manifest: what is learnt from
+    gradients: ClassVar[bool] = True  # without, `fit` takes what it needs from the labelled scans
     mirrored: ClassVar[str] = (
         "left-right"  # axes that augmentation reverses, unless the person says
     )
@@ -148,6 +189,30 @@ class Task(Method):
         self.quiet = frozenset(quiet)
         self.loaded: frozenset[str] = frozenset()
         self.frozen = False
+
+    @classmethod
+    @abstractmethod
+    def build(cls, given: Given) -> Self:
+        """Build the task for labelled scans, with fresh weights."""
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls, described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder
+    ) -> Self:
+        """Build the task again from what `describe` gave, with fresh weights; they are all in its child modules."""
+
+    def load(self, given: Given, notes: list[str]) -> set[str]:
+        """Take over what was carried beside the encoder; give the names of the parameters that came from there."""
+        return set()
+
+    def fit(self, records: Sequence[Record]) -> None:
+        """Take from the labelled scans what a task without gradients needs."""
+        raise NotImplementedError(f"{type(self).__name__} learns by gradients")
+
+    def own_logits(self, record: Record) -> Tensor | None:
+        """Compute a whole scan's logits in a way of the task's own; None leaves it to windows of a patch's size."""
+        return None
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from unlabeled.data.store import Record
+from unlabeled.errors import DataError
 from unlabeled.losses.segmentation import dice_cross_entropy
 from unlabeled.methods._base import Monitor, Update
 from unlabeled.nn.decoders import build_decoder, fit
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import ClassificationHead
-from unlabeled.transfer.labels import Labels
-from unlabeled.transfer.task import FinetuneOptions, Patch, Task
+from unlabeled.nn.weights import load_weights
+from unlabeled.transfer.labels import Labels, find_labels
+from unlabeled.transfer.task import FinetuneOptions, Given, Patch, Task, TaskName
 
 
-class Segment(Task):
+class Masks(Task):
+    """A task whose answer is the class of every voxel."""
+
+    column = "mask"
+    classes: Labels
+
+
+class Classes(Task):
+    """A task whose answer is the class of a scan."""
+
+    column = "label"
+    classes: tuple[str, ...]
+
+    @property
+    def number(self) -> dict[str, int]:
+        """Place of each class by name."""
+        return {name: place for place, name in enumerate(self.classes)}
+
+
+class Segment(Masks):
     """A decoder says the class of every voxel; Dice + cross entropy.
 
     Parameters
@@ -45,6 +66,33 @@ class Segment(Task):
         super().__init__(options, encoder, quiet=quiet)
         self.classes = classes
         self.decoder = build_decoder(encoder, out_channels=len(classes.values))
+
+    @classmethod
+    def build(cls, given: Given) -> Self:
+        """Find the classes in the masks."""
+        classes = find_labels(given.records, given.label_names, mode=given.options.labels)
+        return cls(given.options, given.encoder, classes, quiet=given.quiet)
+
+    @classmethod
+    def restore(
+        cls, described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder
+    ) -> Self:
+        """Build the task with the classes that it learnt."""
+        return cls(options, encoder, Labels.from_metadata(described["labels"]))
+
+    def load(self, given: Given, notes: list[str]) -> set[str]:
+        """Load the decoder where the pretraining carried one, but for its last layer."""
+        held = {
+            name: tensor
+            for name, tensor in given.tensors.items()
+            if name.startswith("decoder.") and not name.startswith("decoder.head.")
+        }
+        if not held or self.options.carry != "all":
+            return set()
+        source = f"the decoder of {given.metadata.get('slug', 'a pretraining')}"
+        report = load_weights(self.decoder, held, source=source, least=0.0)
+        notes.append(f"decoder: {report}")
+        return {f"decoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute ``batch class *space`` from ``batch channel *space``."""
@@ -91,7 +139,7 @@ class Segment(Task):
         return {"kind": self.kind, "labels": self.classes.as_metadata()}
 
 
-class Classify(Task):
+class Classify(Classes):
     """A linear layer on the mean of the coarsest map says the class of a patch; a scan's is the mean of its patches.
 
     Parameters
@@ -115,8 +163,19 @@ class Classify(Task):
     ) -> None:
         super().__init__(options, encoder, quiet=quiet)
         self.classes = tuple(classes)
-        self.number = {name: place for place, name in enumerate(self.classes)}
         self.head = ClassificationHead(encoder, len(self.classes))
+
+    @classmethod
+    def build(cls, given: Given) -> Self:
+        """Find the classes among the labels."""
+        return cls(given.options, given.encoder, classes_among(given), quiet=given.quiet)
+
+    @classmethod
+    def restore(
+        cls, described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder
+    ) -> Self:
+        """Build the task with the classes that it learnt."""
+        return cls(options, encoder, described["classes"])
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute ``batch class`` from ``batch channel *space``."""
@@ -164,6 +223,7 @@ class Regress(Task):
     """
 
     kind = "regress"
+    column = "target"
     monitor = Monitor("absolute error", "lower", chance="absolute error chance")
 
     def __init__(
@@ -178,6 +238,21 @@ class Regress(Task):
         super().__init__(options, encoder, quiet=quiet)
         self.centre, self.scale = centre, scale
         self.head = ClassificationHead(encoder, 1)
+
+    @classmethod
+    def build(cls, given: Given) -> Self:
+        """Measure centre and scale of the training targets."""
+        targets = torch.tensor([float(r.source.target or 0.0) for r in given.train])
+        scale = float(targets.std()) if len(targets) > 1 else 1.0
+        centre = float(targets.mean())
+        return cls(given.options, given.encoder, centre, scale or 1.0, quiet=given.quiet)
+
+    @classmethod
+    def restore(
+        cls, described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder
+    ) -> Self:
+        """Build the task with the unit that it learnt."""
+        return cls(options, encoder, described["centre"], described["scale"])
 
     def forward(self, image: Tensor) -> Tensor:
         """Estimate ``batch 1`` in the target's own unit from ``batch channel *space``."""
@@ -213,13 +288,35 @@ class Regress(Task):
         return {"kind": self.kind, "centre": self.centre, "scale": self.scale}
 
 
+#: Tasks by name.
+TASKS: Mapping[TaskName, type[Task]] = {
+    "segment": Segment,
+    "classify": Classify,
+    "regress": Regress,
+}
+
+
 def task_from(described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder) -> Task:
     """Build a task from what `Task.describe` gave, with fresh weights."""
-    if described["kind"] == "segment":
-        return Segment(options, encoder, Labels.from_metadata(described["labels"]))
-    if described["kind"] == "classify":
-        return Classify(options, encoder, described["classes"])
-    return Regress(options, encoder, described["centre"], described["scale"])
+    kind: TaskName = described["kind"]
+    return TASKS[kind].restore(described, options, encoder)
+
+
+def classes_among(given: Given) -> tuple[str, ...]:
+    """Find the classes among the labels of all scans.
+
+    Raises
+    ------
+    DataError
+        There is only one.
+    """
+    classes = tuple(sorted({str(record.source.label) for record in given.records}))
+    if len(classes) < 2:
+        raise DataError(
+            f"all labelled scans below {given.root} have the one label {classes[0]!r}",
+            "Classifying takes at least two classes: check the column `label`.",
+        )
+    return classes
 
 
 def unit_range(image: Tensor) -> Tensor:
