@@ -53,6 +53,7 @@ def test_formats_are_told_by_suffix_in_any_case_and_by_content(tmp_path):
     picked, others, looked_into = candidates(list_files(tmp_path))
     assert picked == {"": [("a.PnG", "picture"), ("b.NII.GZ", "nifti"), ("plain", "dicom")]}
     assert others == Counter({".gz": 1, "no suffix": 1})
+    assert looked_into == {"plain": "dicom", "text": ""}
 
 
 def test_long_lists_are_cut():

@@ -138,6 +138,32 @@ def test_a_folder_that_has_just_changed_is_listed_again(tmp_path, monkeypatch):
     assert list_files(root, cache=cache).relisted == 1
 
 
+def test_a_listing_says_whether_it_can_be_trusted_later(tmp_path, settled, monkeypatch):
+    root, cache = tmp_path / "scans", tmp_path / "cache"
+    touch(root, "a/1.nii", "a/b/2.nii")
+    first, again = list_files(root, cache=cache), list_files(root, cache=cache)
+    assert sorted(first.identities) == ["", "a", "a/b"]
+    assert again.identities == first.identities
+    assert walk.unchanged(root, first.identities.items())
+    touch(root, "a/b/3.nii")
+    assert not walk.unchanged(root, first.identities.items())
+    (root / "a/b").rename(root / "a/c")
+    assert not walk.unchanged(root, first.identities.items())
+
+    def refusing(path):
+        if str(path).endswith("/c"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    real = os.scandir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refusing)
+        assert list_files(root).identities is None
+    assert list_files(root).identities is not None
+    (root / "again.nii").symlink_to(root / "a/1.nii")
+    assert list_files(root).identities is None
+
+
 def test_targets_of_links_are_looked_at_every_time(tmp_path, settled):
     root, cache = tmp_path / "scans", tmp_path / "cache"
     touch(tmp_path, "target.nii")
