@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JOBS ?= 2
 
-.PHONY: demo test test-slow lint evidence benchmarks clean
+.PHONY: demo test test-slow small-scale lint evidence benchmarks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/unlabeled demo
@@ -15,6 +15,10 @@ test: $(VENV)/.test lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "slow and not gpu" --timeout 1800 $(PYTEST)
+
+# the proofs that each method learns, on real scans beside the project; their figures go to evidence/small-scale.csv
+small-scale: $(VENV)/.test
+	UNLABELED_PROOFS=evidence/small-scale.csv $(BIN)/python -m pytest -q -s -m slow tests/methods -k "$(or $(ONLY),proof or learns or small_scale)"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

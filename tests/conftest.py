@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,43 @@ def shared_data() -> Path:
 def golden() -> Path:
     """Folder of arrays computed with the published code; likewise."""
     return _beside("UNLABELED_GOLDEN", "golden")
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Report the figures of a small-scale proof: ``proof("c2l", data="chest-xray-longitudinal", top1=0.6, chance=0.01)``.
+
+    They go to the test's output, and with ``$UNLABELED_PROOFS`` to that CSV file, one row a figure; the rows that a
+    test wrote there earlier are replaced.
+    """
+
+    def keep(slug: str, *, data: str, **figures: float) -> None:
+        test = request.node.nodeid.partition("::")[2]
+        rows = [
+            {"slug": slug, "data": data, "figure": name, "value": f"{value:.4g}", "test": test}
+            for name, value in figures.items()
+        ]
+        print(
+            *(f"{row['slug']} on {data}: {row['figure']} {row['value']}" for row in rows), sep="\n"
+        )
+        named = os.environ.get("UNLABELED_PROOFS")
+        if named:
+            _keep_rows(Path(named), rows)
+
+    return keep
+
+
+def _keep_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    held: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            held = list(csv.DictReader(file))
+    fresh = {(row["slug"], row["test"]) for row in rows}
+    kept = [row for row in held if (row["slug"], row["test"]) not in fresh]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted([*kept, *rows], key=lambda row: (row["slug"], row["test"])))
 
 
 @pytest.fixture(scope="session", autouse=True)

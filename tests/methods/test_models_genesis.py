@@ -438,7 +438,7 @@ def learn(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path):
+def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proof):
     """On slices of hippocampus MRI, held-out error falls below the chance level; with others' targets it cannot.
 
     At the published rates noise hides half of the voxels, which no network restores exactly, so the bar is
@@ -450,6 +450,7 @@ def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path):
         learn(seeded(dims=2, width=8, **options), records, steps, batch_size=8, cut=cut)
         for steps, cut in ((500, False), (250, True))
     )
+    proof("models-genesis", data="hippocampus-mri slices", **scores, mse_cut=broken["mse"])
     assert scores["mse"] < 0.93 * scores["variance"]
     assert scores["mse_damaged"] < 0.93 * scores["variance"]
     assert scores["mse"] < 0.5 * scores["identity"]
@@ -458,11 +459,12 @@ def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_small_scale_proof_on_phantoms():
+def test_small_scale_proof_on_phantoms(proof):
     """In 3D, on ellipsoids of fixed layout: held-out error below 0.6 of the variance and 0.2 of the input's."""
     records = [phantom(seed) for seed in range(40)]
     options = {"patch_size": (32, 32, 16), "shuffle_windows": 1500, "optimiser": "adam"}
     scores = learn(seeded(width=8, lr=3e-3, **options), records, 210, batch_size=4)
+    proof("models-genesis", data="phantom", **scores)
     assert scores["mse"] < 0.6 * scores["variance"]
     assert scores["mse"] < 0.2 * scores["identity"]
 

@@ -24,16 +24,17 @@ def predict(
     quiet: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Predict scans with a fine-tuned task: masks on each scan's own grid, classes as CSV.
+    """Predict scans: masks on each scan's own grid, classes as CSV, or what a pretrained method makes by itself.
 
     Parameters
     ----------
     run
-        Run folder of `unlabeled finetune`.
+        Run folder of `unlabeled finetune`, or of `unlabeled pretrain` with a method that makes something by itself
+        (landmarks, denoised images; `unlabeled methods SLUG` says so).
     scans
         Folder, data set, manifest or one scan.
     out
-        Folder for masks, predictions.csv and quarantine.csv.
+        Folder for masks or products, predictions.csv and quarantine.csv.
     probabilities
         Write a map of every class as well: NIfTI, or for pictures a PNG of 65535 times the probability.
     overlap

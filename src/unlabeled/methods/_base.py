@@ -185,6 +185,29 @@ class Needs:
     subjects: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What a method makes of one scan by itself, without any label: what `unlabeled predict` writes.
+
+    Parameters
+    ----------
+    images
+        By name, ``channel *space`` on the record's grid, in the scan's own intensity unit: written on the scan's own
+        grid.
+    pictures
+        By name, ``1|3 rows columns`` in [0, 1]: written as PNG.
+    points
+        By name, position ``(axes,)`` on the record's grid [voxel]: written in mm where the geometry is known.
+    values
+        Numbers and words by name: columns of ``predictions.csv``.
+    """
+
+    images: Mapping[str, Tensor] = field(default_factory=dict)
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    points: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, float | str] = field(default_factory=dict)
+
+
 class Method(nn.Module, ABC):
     """A self-supervised method; see docs/design.md for a tour.
 
@@ -203,6 +226,7 @@ class Method(nn.Module, ABC):
     quirks: ClassVar[
         Mapping[str, str]
     ] = {}  # what fidelity="official" reproduces and "clean" mends
+    makes: ClassVar[str] = ""  # what `product` gives, in words; empty where it gives nothing
 
     options: SharedOptions
     encoder: Encoder
@@ -225,6 +249,14 @@ class Method(nn.Module, ABC):
         to `Scan.extras` (superpixels, a body mask) is there as `Record.extras`.
         """
         return None
+
+    @classmethod
+    def suit(cls, options: Any, records: Sequence[Record]) -> Any:
+        """Suit the options to the prepared scans before the networks are built, or refuse scans that `needs` lets pass.
+
+        Suiting twice changes nothing: a run that goes on suits the options that it kept.
+        """
+        return options
 
     @abstractmethod
     def views(self, record: Record, rng: Generator) -> Any:
@@ -252,6 +284,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def preview(self, batch: Any) -> dict[str, Tensor]:
         """Show the pretext task: captions and ``batch channel *space`` images in [0, 1], left to right."""
+
+    def product(self, record: Record) -> Product:
+        """Make of one scan what `makes` says, in evaluation mode and without gradients, on the networks' device."""
+        raise NotImplementedError(f"{type(self).__name__} makes nothing of a scan by itself")
 
     def carries(self) -> dict[str, nn.Module]:
         """Name what is carried to the task: ``encoder``, and ``decoder`` where the paper does."""

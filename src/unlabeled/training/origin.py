@@ -93,7 +93,7 @@ def load_init(
 
 
 def encoder_tensors(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Leave out the decoder that a run of ours may carry beside its encoder."""
+    """Leave out what a run of ours may carry beside its encoder: a decoder, a projection, a text encoder."""
     if "slug" not in metadata:
         return tensors
-    return {name: t for name, t in tensors.items() if not name.startswith("decoder.")}
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}

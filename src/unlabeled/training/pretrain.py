@@ -36,6 +36,9 @@ from unlabeled.training.selection import (
 from unlabeled.training.settings import Settings, device_kind, is_first_process, make_fabric
 from unlabeled.training.state import Result
 
+#: File of a run folder with the whole method, for methods that make something of a scan by themselves.
+WHOLE = "method.safetensors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
@@ -123,6 +126,7 @@ def pretrain(
         folder.create(resume=settings.resume, again=again)
     prepared, dims, left_out = _prepare(kind, options, index, settings, root)
     options = fit_dims(options, dims)
+    options = kind.suit(options, prepared)
     training, held_out = split_records(prepared, options.seed)
     method = build_method(kind, options, dims=dims, channels=training[0].channels)
     loaded = [] if init is None else load_init(method, options, training, init)
@@ -200,7 +204,7 @@ def write_encoder(
     records: Sequence[Record],
     folder: RunFolder,
 ) -> None:
-    """Write what the method carries over, with what a later load must agree on."""
+    """Write what the method carries over, with what a later load must agree on; all of it where it makes something."""
     paper = catalogue.cards().get(slug)
     metadata = {
         **origin_facts(options.encoder, method.encoder.dims, records),
@@ -211,6 +215,10 @@ def write_encoder(
         "citation": f"{paper.title} ({paper.venue} {paper.year})" if paper else slug,
     }
     save_encoder(folder.encoder, method.carries(), metadata)
+    if method.makes:
+        every = {name: getattr(options, name) for name in options.names()}
+        whole = {**metadata, "channels": records[0].channels, "options": every}
+        save_encoder(folder.path / WHOLE, {"method": method}, whole)
 
 
 def _prepare(

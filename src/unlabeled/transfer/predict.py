@@ -1,4 +1,4 @@
-"""From a trained task and scans to masks on each scan's own grid, classes or numbers: what `unlabeled predict` does."""
+"""From a trained run and scans to masks on each scan's own grid, classes, numbers or products: `unlabeled predict`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from unlabeled.data.formats import write_mask
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Quarantined, say_modality
-from unlabeled.data.store import Record, Store
+from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError, RunError, ScanError
 from unlabeled.options import Between
 from unlabeled.training.checkpoint import write_atomically
 from unlabeled.training.log import RunFolder
+from unlabeled.training.pretrain import WHOLE
 from unlabeled.training.progress import Reporter
 from unlabeled.training.selection import nothing_usable
 from unlabeled.training.settings import device_kind
@@ -31,8 +32,8 @@ from unlabeled.transfer.inference import (
     segment_logits,
     whole_scan_logits,
 )
-from unlabeled.transfer.saved import SavedTask, load_task
-from unlabeled.transfer.task import Task
+from unlabeled.transfer.products import SavedMethod, load_method
+from unlabeled.transfer.saved import FILE, SavedTask, load_task
 from unlabeled.transfer.tasks import Classes, Masks
 
 #: Endings that a file's name loses before the prediction's own is put on.
@@ -73,12 +74,12 @@ def predict(
     cache: Path | str | None = None,
     quiet: bool = False,
 ) -> Predicted:
-    """Predict scans with a fine-tuned task.
+    """Predict scans with a fine-tuned task, or make of them what a pretrained method makes by itself.
 
     Parameters
     ----------
     run
-        Run folder of `finetune`.
+        Run folder of `finetune`, or of `pretrain` with a method that makes something (landmarks, denoised images).
     scans
         Folder, data set, manifest or one scan.
     out
@@ -105,12 +106,12 @@ def predict(
     if overlap not in Between(0, 0.9):
         raise OptionError(f"--overlap is {overlap:g}, outside its range", "Give 0 to 0.9.")
     kind = device_kind(accelerator)
-    saved = load_task(run)
+    saved = _load(Path(run))
     root = Path(cache) if cache else None
     index = index_scans(scans, cache=root)
     folder = _make_folder(Path(out))
     bare = [replace(source, mask=None) for source in index.sources]  # a broken mask is no hindrance
-    store = Store(root, spacing=saved.spacing)
+    store = saved.open_store(root)
     with Reporter("preparing", len(bare), quiet=quiet, unit="scans/s") as reporter:
         prepared = store.prepare(
             say_modality(bare, saved.modality),
@@ -119,21 +120,29 @@ def predict(
             progress=lambda done, of: reporter.show(done),
         )
     left_out = [*index.quarantine, *prepared.quarantine]
-    records = _fitting(saved.task, prepared.records, left_out)
-    task = saved.task.to(kind)
+    records = _fitting(saved, prepared.records, left_out)
+    if isinstance(saved, SavedTask):
+        saved.task.to(kind)
+    else:
+        saved.method.to(kind)
     names = output_names([record.source.name for record in records])
     rows: list[dict[str, Any]] = []
     with Reporter("predicting", len(records), quiet=quiet, unit="scans/s") as reporter:
         for done, (record, name) in enumerate(zip(records, names, strict=True), start=1):
             try:
-                rows.append(_predict_one(saved, task, record, folder, name, probabilities, overlap))
+                if isinstance(saved, SavedTask):
+                    row = _predict_one(saved, record, folder, name, probabilities, overlap)
+                else:
+                    row = saved.answer(record, folder / name, folder)
+                rows.append(row)
             except (ScanError, DataError) as fault:
                 left_out.append(Quarantined(record.source.name, fault.fact, fault.remedy))
             reporter.show(done)
     RunFolder(folder).write_quarantine(left_out)
     write_atomically(folder / "predictions.csv", as_csv(rows).encode())
-    if isinstance(task, Masks):
-        named = dict(zip(task.classes.names, task.classes.values, strict=True))
+    if isinstance(saved, SavedTask) and isinstance(saved.task, Masks):
+        classes = saved.task.classes
+        named = dict(zip(classes.names, classes.values, strict=True))
         text = json.dumps({"labels": named}, indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / "labels.json", text.encode())
     if not rows:
@@ -141,9 +150,14 @@ def predict(
     return Predicted(out=folder, rows=tuple(rows), quarantine=tuple(left_out))
 
 
+def _load(run: Path) -> SavedTask | SavedMethod:
+    """Load the task of a run, or the method itself where it makes something of a scan."""
+    task = (run / FILE).is_file() or not (run / WHOLE).is_file()
+    return load_task(run) if task else load_method(run)
+
+
 def _predict_one(
     saved: SavedTask,
-    task: Task,
     record: Record,
     folder: Path,
     name: PurePosixPath,
@@ -151,6 +165,7 @@ def _predict_one(
     overlap: float,
 ) -> dict[str, Any]:
     """Predict one scan, write its mask, and give its row."""
+    task = saved.task
     stem = folder / name
     if isinstance(task, Masks):
         native = native_grid(record, resampled=saved.spacing is not None)
@@ -196,22 +211,15 @@ def _sizes(task: Masks, found: NDArray[Any], native: Native) -> dict[str, float]
 
 
 def _fitting(
-    task: Task, records: Sequence[Record], left_out: list[Quarantined]
+    saved: SavedTask | SavedMethod, records: Sequence[Record], left_out: list[Quarantined]
 ) -> tuple[Record, ...]:
-    """Leave out scans that the network cannot take."""
+    """Leave out scans that the networks cannot take."""
     fitting = []
     for record in records:
-        reason = ""
-        if record.dims < task.encoder.dims:
-            reason = f"is a {record.dims}D picture, and the network takes volumes"
-        elif record.channels != task.encoder.in_channels:
-            reason = f"has {record.channels} channel(s), and the network takes {task.encoder.in_channels}"
+        reason = saved.unfit(record)
         if reason:
-            left_out.append(
-                Quarantined(
-                    record.source.name, reason, "Use a task that was fine-tuned on such scans."
-                )
-            )
+            remedy = "Use a run that was trained on such scans."
+            left_out.append(Quarantined(record.source.name, reason, remedy))
         else:
             fitting.append(record)
     return tuple(fitting)

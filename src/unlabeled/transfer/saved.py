@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.store import Record, Store
 from unlabeled.errors import RunError
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import load_weights, read_weights, save_encoder
@@ -48,6 +49,19 @@ class SavedTask:
         """What the scans that it learnt from were, where they were of one kind: what further ones are taken for."""
         learnt = self.metadata.get("modality") or []
         return str(learnt[0]) if len(learnt) == 1 else ""
+
+    def open_store(self, root: Path | None) -> Store:
+        """Open the store of scans prepared as for its training."""
+        return Store(root, spacing=self.spacing)
+
+    def unfit(self, record: Record) -> str:
+        """Say why the task cannot take a scan; empty when it can."""
+        encoder = self.task.encoder
+        if record.dims < encoder.dims:
+            return f"is a {record.dims}D picture, and the network takes volumes"
+        if record.channels != encoder.in_channels:
+            return f"has {record.channels} channel(s), and the network takes {encoder.in_channels}"
+        return ""
 
 
 def save_task(folder: Path, task: Task, metadata: dict[str, Any]) -> None:
