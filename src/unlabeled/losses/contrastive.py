@@ -1,0 +1,150 @@
+"""Contrastive losses: tell each embedding's partner from the rest.
+
+Both are softmax cross entropies whose gradient is known in closed form, so it is made together with the loss: no matrix
+of logits outlives the call, and half of the passes over it are saved (`benchmarks/contrastive.py`).  They work in single
+precision, also under autocast, as logits reach ``1 / temperature``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+_CHUNK = 1024  # queued keys that are compared at a time: their logits stay in a processor's cache
+
+
+def info_nce(
+    query: Float[Tensor, "batch dim"],
+    key: Float[Tensor, "batch dim"],
+    queue: Float[Tensor, "queued dim"],
+    temperature: float = 0.07,
+) -> Float[Tensor, ""]:
+    """Cross entropy of telling each query's own key from queued ones [nat].
+
+    Rows are compared by their dot product, so they are to have unit length.  The gradient reaches `query` alone; with
+    keys that tell nothing it costs ``log(1 + queued)``.
+
+    Parameters
+    ----------
+    query
+        The student's embeddings.
+    key
+        The teacher's embedding of each query's partner.
+    queue
+        Embeddings of others.
+    temperature
+        Divides the similarities; small ones make near keys count most.
+
+    Notes
+    -----
+    Source: He et al., CVPR 2020, equation 1.
+
+    >>> eye = torch.eye(2)
+    >>> info_nce(eye[:1], eye[:1], eye[1:], temperature=1.0)      # log(1 + 1/e)
+    tensor(0.3133)
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        rows = [_exact(each) for each in (query, key.detach(), queue.detach())]
+        return _apply(_OwnKey, *rows, temperature)
+
+
+def nt_xent(
+    first: Float[Tensor, "batch dim"],
+    second: Float[Tensor, "batch dim"],
+    temperature: float = 0.5,
+) -> Float[Tensor, ""]:
+    """Cross entropy of telling each view's partner from all other views of the batch [nat], for both views alike.
+
+    Rows are compared by their cosine, whatever their length.  Both views get a gradient; with embeddings that tell
+    nothing it costs ``log(2 batch - 1)``.  With several processes, `nn.gathering.gather_rows` brings the whole batch
+    together first.
+
+    Parameters
+    ----------
+    first, second
+        Embeddings of two views; equal rows belong together.
+    temperature
+        Divides the cosines.
+
+    Notes
+    -----
+    Source: Chen et al., ICML 2020, equation 1 (NT-Xent).
+
+    >>> nt_xent(torch.eye(2), torch.eye(2), temperature=1.0)      # log(e + 2) - 1
+    tensor(0.5514)
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"views of shapes {tuple(first.shape)} and {tuple(second.shape)}")
+    with torch.autocast(first.device.type, enabled=False):
+        views = F.normalize(torch.cat([_exact(first), _exact(second)]), dim=1)
+        return _apply(_OtherView, views, temperature)
+
+
+class _OwnKey(torch.autograd.Function):
+    """`info_nce`, over the queue in chunks: a running maximum keeps every exponential at most 1."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, query: Tensor, key: Tensor, queue: Tensor, temperature: float
+    ) -> Tensor:
+        scaled = query / temperature
+        own = (scaled * key).sum(1, keepdim=True)
+        highest, total, pull = own.clone(), torch.ones_like(own), key.clone()
+        for first in range(0, len(queue), _CHUNK):
+            part = queue[first : first + _CHUNK]
+            logits = scaled @ part.T
+            risen = torch.maximum(highest, logits.amax(1, keepdim=True))
+            likely = logits.sub_(risen).exp_()
+            shrunk = (highest - risen).exp_()
+            total.mul_(shrunk).add_(likely.sum(1, keepdim=True))
+            pull.mul_(shrunk).addmm_(likely, part)  # the mean key under the softmax, times `total`
+            highest = risen
+        gradient = pull.div_(total).sub_(key).div_(len(query) * temperature)
+        ctx.save_for_backward(gradient)
+        return (total.log() + highest - own).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * upstream, None, None, None
+
+
+class _OtherView(torch.autograd.Function):
+    """`nt_xent` of unit rows, the second views below the first."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, views: Tensor, temperature: float) -> Tensor:
+        count, half = len(views), len(views) // 2
+        logits = (views / temperature) @ views.T
+        logits.fill_diagonal_(-torch.inf)
+        partner = logits.diagonal(half).repeat(2)
+        highest = logits.amax(1, keepdim=True)
+        likely = logits.sub(highest).exp_()
+        total = likely.sum(1, keepdim=True)
+        loss = (total.log() + highest).squeeze(1).sub(partner).mean()
+        likely.div_(total)
+        gradient = (likely + likely.T) @ views  # the matrix of cosines is symmetric
+        gradient[:half].sub_(views[half:], alpha=2)
+        gradient[half:].sub_(views[:half], alpha=2)
+        ctx.save_for_backward(gradient.div_(count * temperature))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * upstream, None
+
+
+def _apply(function: type[torch.autograd.Function], *given: Tensor | float) -> Tensor:
+    loss: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _exact(rows: Tensor) -> Tensor:
+    """Give rows in single precision, or double where they have it."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
