@@ -1,0 +1,66 @@
+"""Teachers: networks whose weights are a moving average of a student's."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module):
+    """A copy of a student that no optimiser moves, but that follows it.
+
+    The student's modules are called one on the other, as in ``nn.Sequential``; none of their weights is shared, and
+    calling a teacher records no gradient.
+
+    Parameters
+    ----------
+    student
+        Modules from the image to the embedding.
+
+    >>> student = nn.Linear(1, 1)
+    >>> teacher = Teacher(student)                                # starts as a copy
+    >>> start = float(student.weight.detach())
+    >>> _ = nn.init.constant_(student.weight, start + 1)
+    >>> teacher.follow(student, momentum=0.75)
+    >>> round(float(teacher.copies[0].weight) - start, 4)
+    0.25
+    """
+
+    def __init__(self, *student: nn.Module) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList(copy.deepcopy(module) for module in student)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Any:
+        """Compute what the student would, without gradient."""
+        out: Any = image
+        for module in self.copies:
+            out = module(out)
+        return out
+
+    @torch.no_grad()
+    def follow(self, *student: nn.Module, momentum: float) -> None:
+        """Move every weight: ``momentum`` of its own, the rest of the student's; with 0 it becomes a copy.
+
+        Buffers keep what the teacher's own batches made of them (running means of batch normalisation), except where
+        the momentum is 0, which copies them too.
+
+        Parameters
+        ----------
+        student
+            The modules that the teacher was made of, in the same order.
+        momentum
+            Share of a weight that stays, in [0, 1].
+        """
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"a momentum of {momentum} is not in [0, 1]")
+        for own, module in zip(self.copies, student, strict=True):
+            if momentum == 0:
+                own.load_state_dict(module.state_dict())
+                continue
+            kept, new = ([each.detach() for each in side.parameters()] for side in (own, module))
+            torch._foreach_lerp_(kept, new, 1 - momentum)
