@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlabeled.data import index as indexing
-from unlabeled.data import walk
+from unlabeled.data import saved_index, walk
 from unlabeled.data.index import index_scans
 from unlabeled.data.lazy import PackedNames
 from unlabeled.errors import DataError
@@ -295,6 +295,33 @@ def test_a_saved_index_that_is_no_good_is_made_anew(messy, tmp_path, trusted, da
     assert same(index_scans(messy, cache=cache), expected)
     if damage != "folder":
         assert saved.read_bytes() == data
+
+
+def test_an_index_by_other_code_counts_for_nothing(messy, tmp_path, trusted, monkeypatch):
+    cache = tmp_path / "cache"
+    index_scans(messy, cache=cache)
+    monkeypatch.setattr(saved_index, "_mark", lambda: b"unlabeled index 1 by other code\n")
+    assert same(index_scans(messy, cache=cache), plain(messy))
+    monkeypatch.undo()
+    with trusting(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexing, "list_files", not_listed)
+        with pytest.raises(AssertionError, match="listed"):
+            index_scans(messy, cache=cache)
+
+
+def test_each_file_of_the_code_that_picks_scans_is_in_the_mark(tmp_path, monkeypatch):
+    code = tmp_path / "data"
+    shutil.copytree(Path(saved_index.__file__).parent, code)
+    marks = [saved_index._mark()]
+    monkeypatch.setattr(saved_index, "__file__", str(code / "saved_index.py"))
+    assert saved_index._mark.__wrapped__() == marks[0]
+    for name in saved_index._PICKERS:
+        with (code / f"{name}.py").open("a") as file:
+            file.write("# an edit")
+        marks.append(saved_index._mark.__wrapped__())
+    assert len(set(marks)) == 1 + len(saved_index._PICKERS)
+    (code / "walk.py").unlink()
+    assert saved_index._mark.__wrapped__() != saved_index._mark.__wrapped__()
 
 
 def test_labels_dicom_and_links_are_never_taken_from_the_cache(tmp_path, trusted, broken):

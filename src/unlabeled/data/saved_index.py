@@ -3,19 +3,20 @@
 What is saved: the identities of all folders as the listing has them, the names of the files that are scans in the order
 of the index, and what the index says about the whole.  Not saved: sources, which are made from the names when asked
 for.  A saved index counts only while every folder is what it was (`walk.unchanged`) and every file whose name does not
-tell its format is still found to be of that format; else everything is done from the start.  DICOM, labelled sets and
+tell its format is still found to be of that format; else the scans are picked anew.  DICOM, labelled sets and
 nnU-Net raw data sets are never saved: what their index says stands in files, whose changes leave no trace in a folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from array import array
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 
-from unlabeled import __version__
 from unlabeled.data import walk
 from unlabeled.data.bids import bids_source
 from unlabeled.data.formats.detection import detect
@@ -24,7 +25,10 @@ from unlabeled.data.lazy import FileSources, PackedNames, plain_source
 from unlabeled.data.sealed import load_sealed, save_sealed
 from unlabeled.data.walk import Key, Listing
 
-_MARK = f"unlabeled index 1 of {__version__}\n".encode()  # another version may pick other files
+_PICKERS = (
+    *("walk", "formats/detection", "layouts", "index", "folders", "bids", "nnunet", "rows"),
+    *("lazy", "saved_index"),  # how it is packed
+)
 _MAKERS = {"folder": plain_source, "bids": bids_source}
 
 
@@ -63,12 +67,12 @@ def save_index(cache: Path, listing: Listing, looked_into: Mapping[str, str], fo
         counts.tobytes(),
         names,
     ]
-    save_sealed(where, _MARK, {**head, "looked_into": dict(looked_into)}, parts)
+    save_sealed(where, _mark(), {**head, "looked_into": dict(looked_into)}, parts)
 
 
 def load_index(cache: Path, root: Path) -> Found | None:
     """Load what was found in a folder without labels; None where nothing is saved or anything has changed."""
-    sealed = load_sealed(walk.place(cache, root, ".idx"), _MARK)
+    sealed = load_sealed(walk.place(cache, root, ".idx"), _mark())
     if sealed is None:
         return None
     head, (keys, paths, places, counts, names) = sealed
@@ -85,6 +89,17 @@ def load_index(cache: Path, root: Path) -> Found | None:
         sources=FileSources(root, items, looked_into, _MAKERS[head["layout"]]),
         notes=head["notes"],
     )
+
+
+@functools.cache
+def _mark() -> bytes:
+    """Name the kind of file and the code that picks scans: other code may pick others, or say it in other words."""
+    here = Path(__file__).parent
+    try:
+        code = b"".join((here / f"{name}.py").read_bytes() for name in _PICKERS)
+    except OSError:
+        code = os.urandom(16)  # a package without its sources trusts no index of another process
+    return f"unlabeled index 1 {blake2b(code, digest_size=8).hexdigest()}\n".encode()
 
 
 def _keys(saved: bytes) -> Iterator[Key]:
