@@ -1,6 +1,8 @@
 """Time the listing and the index of very many files: cold, and when nothing has changed.
 
-Makes empty files in a temporary folder, subject/visit/file as an archive has them, and prints medians:
+Makes empty files in a temporary folder, subject/visit/file as an archive has them, and prints medians.  An index makes
+its sources when they are asked for; `index_unchanged_all_sources` asks for every one.
+
 
     python benchmarks/index_files.py --files 1000000 --json benchmarks/results/index_files.json
 """
@@ -41,6 +43,11 @@ def make_files(root: Path, files: int, visits: int = 3, scans: int = 12) -> int:
         folders += 1
         subject += 1
     return folders
+
+
+def all_sources(root: Path, cache: Path) -> int:
+    """Index, and make every source, one after the other."""
+    return sum(1 for _ in index_scans(root, cache=cache).sources)
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:
@@ -90,7 +97,11 @@ def main() -> None:
         kind = file_system(root)
         time.sleep(2.5)  # let the folders settle, as in an archive that nobody is writing to
         times: dict[str, list[tuple[float, float]]] = {
-            name: [] for name in ("list", "list_unchanged", "index", "index_unchanged")
+            name: []
+            for name in (
+                *("list", "list_unchanged", "index", "index_unchanged"),
+                "index_unchanged_all_sources",
+            )
         }
         for repeat in range(options.repeats):
             listings, indices = cache / f"listing{repeat}", cache / f"index{repeat}"
@@ -98,6 +109,7 @@ def main() -> None:
                 times[name].append(timed(partial(list_files, root, cache=listings)))
             for name in ("index", "index_unchanged"):
                 times[name].append(timed(partial(index_scans, root, cache=indices)))
+            times["index_unchanged_all_sources"].append(timed(partial(all_sources, root, indices)))
     result = {
         "files": options.files,
         "folders": folders,
