@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unlabeled.data.fmri import as_scan, read_responses
 from unlabeled.data.formats import read_header, read_mask, read_scan
 from unlabeled.data.scan import Quarantined, Source
 from unlabeled.errors import ScanError
@@ -109,6 +110,8 @@ def _pieces(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
 
 
 def _look(source: Source, *, deep: bool) -> Seen:
+    if source.is_response:
+        return _look_at_response(source)
     headers = [read_header(file, frame=source.frame) for file in source.channels]
     first = headers[0]
     for file, header in zip(source.channels[1:], headers[1:], strict=True):
@@ -122,6 +125,8 @@ def _look(source: Source, *, deep: bool) -> Seen:
     labels: frozenset[int] | None = None
     if deep:
         scan = read_scan(source)
+        if source.responses:
+            read_responses(source)
         if source.mask is not None:
             mask = read_mask(source.mask, scan, frame=source.frame)
             labels = frozenset(int(value) for value in np.unique(mask))
@@ -148,6 +153,23 @@ def _look(source: Source, *, deep: bool) -> Seen:
         frames=max(header.frames for header in headers),
         notes=tuple(dict.fromkeys(notes)),
         labels=labels,
+    )
+
+
+def _look_at_response(source: Source) -> Seen:
+    scan = as_scan(source)
+    return Seen(
+        source=source,
+        shape=scan.array.shape[1:],
+        channels=1,
+        dtype=str(scan.array.dtype),
+        spacing=None,
+        placed=False,
+        modality=scan.modality,
+        colour=False,
+        frames=1,
+        notes=(),
+        labels=None,
     )
 
 

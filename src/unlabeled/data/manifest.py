@@ -18,7 +18,7 @@ from unlabeled.data.formats import detect
 from unlabeled.data.grouping import grouped
 from unlabeled.data.layouts import Found, listed, owner
 from unlabeled.data.rows import read_rows
-from unlabeled.data.scan import Quarantined, ScanFile, Source
+from unlabeled.data.scan import Quarantined, Recording, ScanFile, Source
 from unlabeled.data.walk import list_files
 from unlabeled.errors import DataError
 
@@ -36,9 +36,12 @@ COLUMNS = (
     "level",
     "boxes",
     "frame",
+    "response",
+    "region",
 )
 LABELS = ("mask", "label", "target")
 _REPORT_SUFFIXES = (".txt", ".md")
+_PERSON = "person"  # of responses whose manifest does not say whose they are
 
 
 class _RowError(Exception):
@@ -64,16 +67,23 @@ def from_manifest(path: Path, *, labelled: bool, cache: Path | None) -> Found:
         raise DataError(f"{path} has a header but no rows", "Give one row a scan.")
     found = Found("manifest", _rule(columns), notes=notes)
     seen: dict[tuple[str, ...], tuple[int, dict[str, str]]] = {}
+    heard: dict[Recording, int] = {}
     names: set[str] = set()
     sources: list[Source] = []
     ownerless: set[str] = set()
     outside = 0
-    common = _common_folder([cells.get("image", "") for _, cells in rows])
+    common = _common_folder([cells["image"] for _, cells in rows if "image" in cells])
     for line, cells in rows:
         try:
             images = _images(cells)
             places = tuple(_place(path.parent, image) for image in images)
-            identity = (*places, cells.get("frame", ""))
+            responses = _responses(path.parent, cells)
+            for one in responses:
+                if heard.setdefault(one, line) != line:
+                    raise _RowError(
+                        f"names a response of line {heard[one]}", "Name each response once."
+                    )
+            identity = (*places, cells.get("frame", ""), cells.get("response", ""))
             if identity in seen:
                 first, other = seen[identity]
                 differs = sorted(
@@ -84,7 +94,9 @@ def from_manifest(path: Path, *, labelled: bool, cache: Path | None) -> Found:
                 also = f", with another {listed(differs)}" if differs else ""
                 raise _RowError(f"repeats line {first}{also}", "Keep one row a scan.")
             seen[identity] = (line, cells)
-            source = _source(path.parent, images, cells, cache, common)
+            source = _source(path.parent, images, responses, cells, cache, common)
+            if responses and images and source.name in names:  # one picture, several rows
+                source = replace(source, name=f"{source.name};{_first(cells)}")
             if labelled and not any(cells.get(name) for name in LABELS):
                 raise _RowError(
                     "has neither mask, label nor target", "Fill one in, or drop the row."
@@ -115,7 +127,7 @@ def from_manifest(path: Path, *, labelled: bool, cache: Path | None) -> Found:
 def _check_columns(path: Path, columns: tuple[str, ...], *, labelled: bool) -> list[str]:
     """Refuse a table that lacks what is needed; note columns that nobody reads."""
     listed_columns = ", ".join(repr(name) for name in columns) or "none"
-    if "image" not in columns:
+    if "image" not in columns and "response" not in columns:
         near = [
             name for name in columns if name.lower() in ("image", "images", "path", "file", "scan")
         ]
@@ -146,7 +158,8 @@ def _rule(columns: tuple[str, ...]) -> str:
         if "study" in columns
         else "study = the column time, else as the subject"
     )
-    return f"{subject}; {study}"
+    answers = "; responses of no subject are of one person" if "response" in columns else ""
+    return f"{subject}; {study}{answers}"
 
 
 def _common_folder(images: list[str]) -> str:
@@ -164,6 +177,8 @@ def _common_folder(images: list[str]) -> str:
 def _images(cells: dict[str, str]) -> tuple[str, ...]:
     images = tuple(image.strip() for image in cells.get("image", "").split(";"))
     if not any(images):
+        if cells.get("response"):
+            return ()
         raise _RowError("has no image", "Fill in the path, or drop the row.")
     if not all(images):
         raise _RowError("has an empty path between semicolons", "Remove the extra `;`.")
@@ -180,11 +195,13 @@ def _place(folder: Path, relative: str) -> str:
 def _source(
     folder: Path,
     images: tuple[str, ...],
+    responses: tuple[Recording, ...],
     cells: dict[str, str],
     cache: Path | None,
     common: str = "",
 ) -> Source:
     channels = tuple(_scan_file(folder, image, "image", cache) for image in images)
+    channels = channels or (responses[0].file,)
     modality = cells.get("modality", "")
     count = len(modality.split(";"))
     if count > 1 and count != len(images):
@@ -193,15 +210,17 @@ def _source(
         )
     subject, study = cells.get("subject", ""), cells.get("study", "")
     time = _number(cells, "time")
-    if not subject:
+    if not subject and responses:
+        subject = _PERSON
+    elif not subject:
         subject, default = _owner(os.path.relpath(images[0], common) if common else images[0])
         study = study or default
     visit = study or cells.get("time", "")
     frame = _number(cells, "frame")
     if frame is not None and (frame < 0 or frame != int(frame)):
         raise _RowError(f"has the frame {cells['frame']!r}", "Give a whole number from 0.")
-    mask = cells.get("mask")
-    name = ";".join(Path(image).as_posix() for image in images)
+    mask, region = cells.get("mask"), cells.get("region")
+    name = ";".join(Path(image).as_posix() for image in images) or _first(cells)
     return Source(
         name=name if frame is None else f"{name}#{int(frame)}",
         channels=channels,
@@ -217,7 +236,35 @@ def _source(
         level=cells.get("level"),
         boxes=cells.get("boxes"),
         frame=None if frame is None else int(frame),
+        responses=responses,
+        region=_scan_file(folder, region, "region", cache) if region else None,
     )
+
+
+def _responses(folder: Path, cells: dict[str, str]) -> tuple[Recording, ...]:
+    """Find the samples of runs that a cell names: ``run1.npy#3;run2.npy#14`` are repeats of one picture."""
+    found = []
+    for part in cells.get("response", "").split(";"):
+        named = part.strip()
+        if not named:
+            continue
+        run, mark, number = named.rpartition("#")
+        whole = not mark or not number.isdecimal()
+        file = _scan_file(folder, named if whole else run, "response", None)
+        if file.format not in ("npy", "nifti"):
+            raise _RowError(
+                f"names the response {named}, which is neither npy nor NIfTI",
+                "Save runs with numpy.save, a row a sample and a column a voxel, or as NIfTI.",
+            )
+        found.append(Recording(file, None if whole else int(number)))
+    if len(set(found)) != len(found):
+        raise _RowError("names one response twice", "Name each response once.")
+    return tuple(found)
+
+
+def _first(cells: dict[str, str]) -> str:
+    """Give the first response of a row as its name."""
+    return Path(cells["response"].split(";")[0].strip()).as_posix()
 
 
 def _scan_file(folder: Path, relative: str, column: str, cache: Path | None) -> ScanFile:

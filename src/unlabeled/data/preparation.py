@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unlabeled.data import formats
 from unlabeled.data.entry import About
+from unlabeled.data.fmri import RESPONSES, as_scan, read_responses
 from unlabeled.data.intensity import QUANTILES, Statistics
 from unlabeled.data.kernels import box_above, count_values
 from unlabeled.data.resampling import resample
@@ -44,14 +45,16 @@ class Recipe:
 
 
 def prepare_source(source: Source, recipe: Recipe) -> tuple[About, dict[str, NDArray[Any]]]:
-    """Read one scan, and its mask if it has one, and make what the store keeps of it.
+    """Read one scan, with its mask and its responses if it has any, and make what the store keeps of it.
 
     Raises
     ------
     ScanError
         If the scan or its mask cannot be read or used.
     """
-    scan = formats.read_scan(source)
+    scan = as_scan(source) if source.is_response else formats.read_scan(source)
+    if source.responses and not source.is_response:
+        scan = replace(scan, extras={**scan.extras, RESPONSES: read_responses(source)})
     mask = (
         None
         if source.mask is None

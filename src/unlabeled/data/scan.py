@@ -46,6 +46,22 @@ class ScanFile:
         return self.paths[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One measured response of a brain: a sample of a run.
+
+    Parameters
+    ----------
+    file
+        The run: ``npy``, ``samples voxels`` or one sample; or ``nifti``, volumes over time.
+    sample
+        Which one, from 0; None where the run holds a single one.
+    """
+
+    file: ScanFile
+    sample: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """One scan as the index knows it, before any voxel is read: a row of a manifest.
@@ -64,6 +80,11 @@ class Source:
         ``CT``, ``MR``, ``XR``, ``US``, ... or empty when unknown; several joined with ``;``.
     mask, label, target, report, level, boxes, frame, split
         Columns of a manifest, PRODUCT section 3; None when absent.
+    responses
+        What a brain answered to the picture, once for every time that it was shown.  A response whose picture nobody
+        knows is a scan of its own, whose channel is the first run.
+    region
+        Mask of the voxels of the responses, where the runs are volumes; without it, all voxels.
     """
 
     name: str
@@ -80,6 +101,13 @@ class Source:
     level: str | None = None
     boxes: str | None = None
     frame: int | None = None
+    responses: tuple[Recording, ...] = ()
+    region: ScanFile | None = None
+
+    @property
+    def is_response(self) -> bool:
+        """Whether it is a response alone, whose picture nobody knows."""
+        return bool(self.responses) and self.channels == (self.responses[0].file,)
 
 
 def say_modality(sources: Sequence[Source], modality: str) -> Sequence[Source]:

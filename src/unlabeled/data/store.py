@@ -162,7 +162,12 @@ def source_key(source: Source, folders: dict[Path, str] | None = None) -> str:
     folders = {} if folders is None else folders
     files = [_identity(file, folders) for file in source.channels]
     mask = None if source.mask is None else _identity(source.mask, folders)
-    text = _as_bytes([files, mask, source.frame, source.modality])
+    facts: list[object] = [files, mask, source.frame, source.modality]
+    if source.responses:
+        region = None if source.region is None else _identity(source.region, folders)
+        facts += [[_identity(one.file, folders), one.sample] for one in source.responses]
+        facts.append(region)
+    text = _as_bytes(facts)
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
