@@ -217,6 +217,7 @@ def test_ctrl_c_saves_and_the_rest_follows_bit_for_bit(tmp_path, records):
 def test_a_loss_that_is_no_number_is_named_with_its_step(tmp_path, records):
     with pytest.raises(RunError, match="became nan at step 1"):
         run(tmp_path, records, make(Broken))
+    assert "became nan" in RunFolder(tmp_path).read_facts()["exit_reason"]
 
 
 def test_a_batch_of_one_and_more_samples_than_scans(tmp_path, records):

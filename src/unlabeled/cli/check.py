@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unlabeled.cli.render import console, counted, messages, print_json
-from unlabeled.data.checking import Finding, Findings, Group, NeedsLike, check_scans
+from unlabeled.data.checking import Finding, Findings, Group, check_scans
+from unlabeled.data.fitness import NeedsLike
 from unlabeled.data.index import index_scans
 
 if TYPE_CHECKING:

@@ -7,45 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from unlabeled.data.fitness import Fitness, NeedsLike, judge
 from unlabeled.data.headers import Seen, look_at_all
 from unlabeled.data.scan import Index, Quarantined
 
 EXAMPLES = 3
 _COLUMNS = ("report", "level", "boxes", "time", "mask", "label", "target", "frame")
-
-
-class NeedsLike(Protocol):
-    """What a method asks of the data; see `unlabeled.methods`."""
-
-    @property
-    def unit(self) -> Any:
-        """What one sample is made of."""
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Axes of space that the method can work on."""
-
-    @property
-    def metadata(self) -> tuple[str, ...]:
-        """What every scan must have."""
-
-    @property
-    def channels(self) -> int:
-        """Fewest registered modalities or colour channels."""
-
-    @property
-    def colour(self) -> bool:
-        """Whether the scans must be in colour."""
-
-    @property
-    def scans_per_subject(self) -> int:
-        """Fewest scans of one subject."""
-
-    @property
-    def subjects(self) -> int:
-        """Fewest subjects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +54,6 @@ class Finding:
     remedy: str
     count: int
     examples: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitness:
-    """Whether a method can learn from the scans: how many it can use, and what the others lack."""
-
-    slug: str
-    usable: int
-    subjects: int
-    reasons: tuple[str, ...]
-
-    @property
-    def fits(self) -> bool:
-        """Whether there is enough to start."""
-        return self.usable > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,49 +215,6 @@ def group_scans(seen: Sequence[Seen]) -> tuple[Group, ...]:
             )
         )
     return tuple(sorted(groups, key=lambda g: (-g.scans, g.modality, g.dims, g.channels)))
-
-
-def judge(slug: str, needs: NeedsLike, seen: Sequence[Seen]) -> Fitness:
-    """Say how many scans a method can use, and what the others lack.
-
-    A method that works on two axes takes slices of volumes; one that works on three alone cannot take pictures.
-    """
-    lacks: Counter[str] = Counter()
-    fitting: dict[str, int] = defaultdict(int)
-    for each in seen:
-        faults = list(_lacks(needs, each))
-        lacks.update(faults)
-        if not faults:
-            fitting[each.source.subject] += 1
-    total = len(seen)
-    reasons = [f"{count} of {total} scans {what}" for what, count in lacks.most_common()]
-    if needs.scans_per_subject > 1:
-        few = [subject for subject, count in fitting.items() if count < needs.scans_per_subject]
-        if few:
-            reasons.append(
-                f"{len(few)} of {len(fitting)} subjects have fewer than {needs.scans_per_subject} scans"
-            )
-        for subject in few:
-            del fitting[subject]
-    usable = sum(fitting.values())
-    if len(fitting) < needs.subjects:
-        reasons.append(f"{len(fitting)} subjects fit, and it needs {needs.subjects}")
-        usable = 0
-    return Fitness(slug=slug, usable=usable, subjects=len(fitting), reasons=tuple(reasons))
-
-
-def _lacks(needs: NeedsLike, scan: Seen) -> Iterable[str]:
-    if not any(dims <= scan.dims for dims in needs.dims):
-        yield f"have {scan.dims} axes of space, and it needs {' or '.join(map(str, needs.dims))}"
-    if needs.colour and not scan.colour:
-        yield "are not in colour"
-    if scan.channels < needs.channels:
-        yield f"have fewer than {needs.channels} channels"
-    known = {"spacing": scan.spacing is not None, "affine": scan.placed}
-    for name in needs.metadata:
-        has = known[name] if name in known else getattr(scan.source, name, None) is not None
-        if not has:
-            yield f"have no {name}"
 
 
 def _alike(rows: Iterable[tuple[str, str, str]]) -> tuple[Finding, ...]:

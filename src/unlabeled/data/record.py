@@ -124,6 +124,16 @@ class Record:
         return self.image.shape[0]
 
     @property
+    def colour(self) -> bool:
+        """Whether the channels are red, green and blue: those of a single file."""
+        return self.channels >= 3 and len(self.source.channels) == 1
+
+    @property
+    def placed(self) -> bool:
+        """Whether an affine is known."""
+        return self.affine is not None
+
+    @property
     def foreground(self) -> tuple[tuple[int, int], ...]:
         """Start and stop of the foreground box along each axis of space [voxel]."""
         return self._entry.about.foreground

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from unlabeled.data.store import Record
-from unlabeled.errors import RunError
+from unlabeled.errors import RunError, UnlabeledError
 from unlabeled.methods._base import Method, Phase, Update, parameters
 from unlabeled.nn.schedules import Schedule
 from unlabeled.rng import derive
@@ -117,6 +117,10 @@ class _Loop:
                 while self.progress.clock.phase < len(self.phases) and not self.stop:
                     self._run_phase(self.phases[self.progress.clock.phase], saved)
                     saved = None
+        except UnlabeledError as fault:
+            if self.first:
+                self.folder.note_failure(fault.fact)
+            raise
         finally:
             if self.log is not None:
                 self.log.close()

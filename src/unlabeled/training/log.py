@@ -8,6 +8,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,11 @@ class RunFolder:
                 f"{self.path}/run.json is damaged", "Start anew with another --out."
             ) from None
         return facts
+
+    def note_failure(self, fact: str) -> None:
+        """Write down why the run ended, where that can still be written."""
+        with suppress(RunError):
+            self.write_facts({**self.read_facts(), "exit_reason": f"failed: {fact}"})
 
     def write_quarantine(self, rows: Iterable[Quarantined]) -> None:
         """Write ``quarantine.csv``: files left out, with reasons."""

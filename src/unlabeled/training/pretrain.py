@@ -14,6 +14,7 @@ from unlabeled import catalogue
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined, say_modality
 from unlabeled.data.store import Record, Store
+from unlabeled.errors import DataError
 from unlabeled.methods._base import Method, SharedOptions
 from unlabeled.methods._registry import find
 from unlabeled.nn.encoders import build_encoder, require_encoder
@@ -26,10 +27,12 @@ from unlabeled.training.log import RunFolder
 from unlabeled.training.origin import load_init, origin_facts, weights_file
 from unlabeled.training.progress import Reporter
 from unlabeled.training.selection import (
+    alternatives,
     choose_dims,
     fit_dims,
+    meet_needs,
     nothing_usable,
-    refuse_unmet,
+    refuse_columns,
     same_channels,
     split_records,
 )
@@ -121,12 +124,12 @@ def pretrain(
         weights_file(init)
     root = Path(cache) if cache else None
     index = index_scans(scans, cache=root)
-    refuse_unmet(slug, kind.needs, index)
+    refuse_columns(slug, kind.needs, index)
     if is_first_process():
         folder.create(resume=settings.resume, again=again)
-    prepared, dims, left_out = _prepare(kind, options, index, settings, root)
+    prepared, dims, left_out = _prepare(slug, kind, options, index, settings, root)
     options = fit_dims(options, dims)
-    options = kind.suit(options, prepared)
+    options = _suit(slug, kind, options, prepared, index)
     training, held_out = split_records(prepared, options.seed)
     method = build_method(kind, options, dims=dims, channels=training[0].channels)
     loaded = [] if init is None else load_init(method, options, training, init)
@@ -177,6 +180,22 @@ def pretrain(
     )
 
 
+def _suit(
+    slug: str,
+    kind: type[Method],
+    options: SharedOptions,
+    records: Sequence[Record],
+    index: Index,
+) -> SharedOptions:
+    """Let the method look at the scans; where it refuses them, say which methods would work instead."""
+    try:
+        suited: SharedOptions = kind.suit(options, records)
+    except DataError as fault:
+        instead = alternatives(slug, records, index)
+        raise DataError(fault.fact, f"{fault.remedy}\n{instead}".strip()) from None
+    return suited
+
+
 def build_method(
     kind: type[Method],
     options: SharedOptions,
@@ -222,6 +241,7 @@ def write_encoder(
 
 
 def _prepare(
+    slug: str,
     kind: type[Method],
     options: SharedOptions,
     index: Index,
@@ -240,6 +260,7 @@ def _prepare(
         )
     left_out = [*index.quarantine, *prepared.quarantine]
     usable, dims = choose_dims(prepared.records, options.dims, kind.needs.dims, left_out)
+    usable = meet_needs(slug, kind.needs, usable, index, left_out)
     usable = same_channels(usable, None, left_out)
     if not usable:
         raise nothing_usable(index, left_out)

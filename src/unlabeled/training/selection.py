@@ -2,50 +2,94 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from unlabeled.data.fitness import judge, lacks, lacks_columns
 from unlabeled.data.scan import Index, Quarantined
 from unlabeled.data.splits import split_subjects
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
 from unlabeled.methods._base import Needs, SharedOptions
+from unlabeled.methods._registry import find, slugs
 
 HELD_OUT_SHARE = 0.1
 
 
-def refuse_unmet(slug: str, needs: Needs, index: Index) -> None:
-    """Refuse before training what a method cannot learn from, naming what is missing.
+def refuse_columns(slug: str, needs: Needs, index: Index) -> None:
+    """Refuse, before any file is opened, scans of which none has what the method needs.
 
     Raises
     ------
     DataError
-        The scans lack something that the method needs.
+        Every scan lacks a column, or there are too few subjects.
     """
-    faults = []
+    lacking = Counter(fault for source in index.sources for fault in lacks_columns(needs, source))
     total = len(index.sources)
-    columns = ("report", "level", "boxes", "time", "mask", "label", "target")
-    for column in needs.metadata:
-        if column in columns:
-            without = sum(getattr(source, column) is None for source in index.sources)
-            if without:
-                faults.append(f"{without} of {total} scans have no {column}")
-    fewest = needs.channels
-    if fewest > 1 and not needs.colour:
-        few = sum(len(source.channels) < fewest for source in index.sources)
-        if few:
-            faults.append(f"{few} of {total} scans have fewer than {fewest} registered modalities")
-    if len(index.subjects) < needs.subjects:
-        faults.append(f"there are {len(index.subjects)} subjects, and it needs {needs.subjects}")
-    per_subject = Counter(source.subject for source in index.sources)
-    if needs.scans_per_subject > 1 and max(per_subject.values()) < needs.scans_per_subject:
-        faults.append(f"no subject has {needs.scans_per_subject} scans")
+    faults = [f"all {total} scans {fault}" for fault, count in lacking.items() if count == total]
+    subjects = len(index.subjects)
+    if subjects < needs.subjects:
+        faults.append(f"it needs {needs.subjects} subjects, and there is {subjects}")
     if faults:
         raise DataError(
             f"{slug} cannot learn from {index.root}: {'; '.join(faults)}",
             f"`unlabeled check {index.root}` says what the scans can be used for.",
         )
+
+
+def meet_needs(
+    slug: str,
+    needs: Needs,
+    records: Sequence[Record],
+    index: Index,
+    left_out: list[Quarantined],
+) -> tuple[Record, ...]:
+    """Leave out the scans that lack what the method needs, and refuse when too few are left.
+
+    Raises
+    ------
+    DataError
+        The scans cannot be learnt from: what is missing, and which methods would work instead.
+    """
+    fitness = judge(slug, needs, records)
+    if records and not fitness.fits:
+        raise DataError(
+            f"{slug} cannot learn from {index.root}: {'; '.join(fitness.reasons)}",
+            alternatives(slug, records, index),
+        )
+    fitting: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        faults = list(lacks(needs, record))
+        if faults:
+            reason = f"scans like this {' and '.join(faults)}"
+            remedy = f"{slug} needs it; other methods do not."
+            left_out.append(Quarantined(record.source.name, reason, remedy))
+        else:
+            fitting[record.subject].append(record)
+    enough = {s for s, scans in fitting.items() if len(scans) >= needs.scans_per_subject}
+    kept = []
+    for record in (record for scans in fitting.values() for record in scans):
+        if record.subject in enough:
+            kept.append(record)
+        else:
+            reason = f"its subject has fewer than {needs.scans_per_subject} scans"
+            left_out.append(Quarantined(record.source.name, reason, f"{slug} compares them."))
+    order = {record.source.name: place for place, record in enumerate(records)}
+    return tuple(sorted(kept, key=lambda record: order[record.source.name]))
+
+
+def alternatives(slug: str, records: Sequence[Record], index: Index) -> str:
+    """Say which other methods could learn from the scans."""
+    fitting = [
+        other
+        for other in slugs()
+        if other != slug and judge(other, find(other).needs, records).fits
+    ]
+    check = f"`unlabeled check {index.root}` says what the scans can be used for."
+    return (
+        f"These methods can learn from them: {', '.join(fitting)}.\n{check}" if fitting else check
+    )
 
 
 def nothing_usable(index: Index, left_out: Sequence[Quarantined]) -> DataError:
