@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,7 @@ class SkipDecoder(nn.Module):
             raise OptionError(f"a decoder gives at least one channel, not {out_channels}")
         dims = self.dims = encoder.dims
         self.finest = encoder.strides[0]
+        self.coarsest = encoder.strides[-2:][0]  # of the first step
         pointwise = nn.Conv2d if dims == 2 else nn.Conv3d
         self.transpconvs = nn.ModuleList()
         self.stages = nn.ModuleList()
@@ -79,6 +82,11 @@ class SkipDecoder(nn.Module):
         -------
         Tensor
             ``batch out_channels *space``.
+
+        Raises
+        ------
+        OptionError
+            When the image is so small that a step has a single position, which cannot be normalised.
         """
         *skips, out = features
         for enlarge, merge in zip(self.transpconvs, self.stages, strict=True):
@@ -86,6 +94,12 @@ class SkipDecoder(nn.Module):
             if skips:
                 skip = skips.pop()
                 out = torch.cat([fit(out, skip.shape[2:]), skip], dim=1)
+            if out[0, 0].numel() == 1:
+                enough = " ".join(str(2 * edge) for edge in self.coarsest)
+                raise OptionError(
+                    "the image is too small for this encoder with a decoder: it is halved to a single position",
+                    f"Give --patch-size {enough} or more, or a shallower network: --encoder resenc-tiny.",
+                )
             out = merge(out)
         if space is not None:
             out = fit(out, space)
@@ -93,27 +107,141 @@ class SkipDecoder(nn.Module):
         return decoded
 
 
-def build_decoder(encoder: Encoder, *, out_channels: int) -> nn.Module:
+class DenseUpsampling(nn.Module):
+    """Dense upsampling convolution: the coarsest map alone says every voxel of the block of the image that it covers.
+
+    One 1x1 convolution gives ``out_channels`` numbers for each voxel of a block as large as the stride, which are then
+    laid out in space.  Few weights are fresh and none mix neighbours, so that what a pretrained encoder knows is hardly
+    diluted (Wang et al., WACV 2018; in 3D Zhuang et al., MICCAI 2019, whose kernel is unconfirmed).
+
+    Parameters
+    ----------
+    encoder
+        Any encoder of the contract; only its last channels and stride are read.
+    out_channels
+        Channels of the result.
+
+    Attributes
+    ----------
+    head
+        The convolution, without activation: all that there is, so nothing of it is carried to another task.
+    """
+
+    def __init__(self, encoder: Encoder, *, out_channels: int) -> None:
+        super().__init__()
+        if out_channels < 1:
+            raise OptionError(f"a decoder gives at least one channel, not {out_channels}")
+        self.stride = encoder.strides[-1]
+        self.out_channels = out_channels
+        pointwise = nn.Conv2d if encoder.dims == 2 else nn.Conv3d
+        self.head = pointwise(encoder.channels[-1], math.prod(self.stride) * out_channels, 1)
+        self.apply(initialise)
+
+    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
+        """Decode feature maps, fine to coarse.
+
+        Parameters
+        ----------
+        features
+            What the encoder returned; only the last is used.
+        space
+            Edges of the image [voxel]; without it, the coarsest map's times its stride, which is larger than the image
+            where that is no multiple of the stride.
+
+        Returns
+        -------
+        Tensor
+            ``batch out_channels *space``.
+        """
+        blocks = spread_blocks(self.head(features[-1]), self.stride)
+        return blocks if space is None else fit(blocks, space)
+
+
+def spread_blocks(image: Tensor, stride: Sequence[int]) -> Tensor:
+    """Lay channels out in space: ``batch (channel *stride) *space`` to ``batch channel *larger`` (pixel shuffle).
+
+    >>> spread_blocks(torch.arange(4.0).view(1, 4, 1, 1), (2, 2))
+    tensor([[[[0., 1.],
+              [2., 3.]]]])
+    """
+    dims = len(stride)
+    batch, channels, *space = image.shape
+    image = image.view(batch, channels // math.prod(stride), *stride, *space)
+    axes = [axis for at in range(dims) for axis in (2 + dims + at, 2 + at)]
+    larger = [edge * by for edge, by in zip(space, stride, strict=True)]
+    return image.permute(0, 1, *axes).reshape(batch, -1, *larger)
+
+
+def build_decoder(
+    encoder: Encoder, *, out_channels: int, kind: Literal["skip", "duc"] = "skip"
+) -> nn.Module:
     """Build the decoder that belongs to an encoder, with fresh weights.
 
     Parameters
     ----------
     encoder
-        The encoder whose feature maps it takes; ``unet`` brings its own, every other gets a `SkipDecoder`.
+        The encoder whose feature maps it takes; ``unet`` and ``unet-6`` bring their own, every other gets a
+        `SkipDecoder`.
     out_channels
         Channels of the result, at the image's resolution, without activation.
+    kind
+        That decoder, which merges all maps, or `DenseUpsampling` of the coarsest.
 
     Returns
     -------
     nn.Module
         Called on the encoder's list of maps; its last layer is ``head``.
     """
+    if kind == "duc":
+        return DenseUpsampling(encoder, out_channels=out_channels)
     if encoder.name == "unet":
         from unlabeled.nn.unet import UNetDecoder, UNetEncoder
 
         if isinstance(encoder, UNetEncoder):
             return UNetDecoder(encoder, out_channels=out_channels)
+    if encoder.name == "unet-6":
+        from unlabeled.nn.unet6 import UNet6Decoder, UNet6Encoder
+
+        if isinstance(encoder, UNet6Encoder):
+            return UNet6Decoder(encoder, out_channels=out_channels)
     return SkipDecoder(encoder, out_channels=out_channels)
+
+
+def build_first_blocks(encoder: Encoder, blocks: int) -> nn.Module:
+    """Build the first blocks of the decoder that belongs to an encoder, with fresh weights.
+
+    Their tensors have the names that they have in the whole decoder, so they can be taken over into one.
+
+    Parameters
+    ----------
+    encoder
+        The encoder whose feature maps they take.
+    blocks
+        How many, from the coarsest map on.
+
+    Returns
+    -------
+    nn.Module
+        Called on the encoder's last ``blocks + 1`` maps; gives a map of the size and the channels of the first of
+        them.
+
+    Raises
+    ------
+    OptionError
+        The decoder has fewer blocks that merge a map of the encoder.
+    """
+    most = len(encoder.channels) - 1
+    if not 1 <= blocks <= most:
+        raise OptionError(
+            f"{blocks} blocks of a decoder are asked for, and that of {encoder.name} has {most}",
+            f"Give 1 to {most}.",
+        )
+    decoder = build_decoder(encoder, out_channels=1)
+    for name, part in list(decoder.named_children()):
+        if isinstance(part, nn.ModuleList):
+            setattr(decoder, name, part[:blocks])
+    decoder.head = nn.Identity()
+    return decoder
 
 
 def fit(image: Tensor, space: Sequence[int]) -> Tensor:

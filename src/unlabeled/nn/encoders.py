@@ -13,6 +13,7 @@ from unlabeled.errors import OptionError
 
 _NAMES = (
     "unet",
+    "unet-6",
     "resenc-tiny",
     "resenc-s",
     "resenc-m",
@@ -22,6 +23,7 @@ _NAMES = (
     "vit-tiny",
     "vit-s",
     "vit",
+    "landmark-cnn",
 )
 
 
@@ -92,6 +94,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     name             network
     ===============  ==============================================================================================
     ``unet``         the contracting half of the U-Net of Models Genesis
+    ``unet-6``       the contracting half of a narrow U-Net of six levels, for slices
     ``resenc-tiny``  nnU-Net's residual encoder in 4 narrow stages, for CPUs and demonstrations
     ``resenc-s``     ``resenc-m`` with half the channels and half the blocks
     ``resenc-m``     nnU-Net's ResEnc M: 6 stages in 3D (plan of 128^3 voxels), 8 in 2D (plan of 512^2)
@@ -99,6 +102,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ``resnet18/50``  residual networks with the tensors of torchvision's; convolutions of one more axis in 3D
     ``vit-tiny/-s``  vision transformers of width 192 and 384, patch 16 (2D) or 8 (3D)
     ``vit``          vision transformer B/16
+    ``landmark-cnn`` twelve convolutions without normalisation, halved seven times: the network of shape landmarks
     ===============  ==============================================================================================
 
     Parameters
@@ -123,6 +127,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     if in_channels < 1:
         raise OptionError(f"an encoder needs at least one channel, not {in_channels}")
     family = name.split("-")[0]
+    if name == "unet-6":
+        from unlabeled.nn.unet6 import UNet6Encoder
+
+        return UNet6Encoder(dims=dims, in_channels=in_channels)
     if family == "unet":
         from unlabeled.nn.unet import UNetEncoder
 
@@ -135,6 +143,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.vit import VisionTransformer
 
         return VisionTransformer(name, dims=dims, in_channels=in_channels)
+    if family == "landmark":
+        from unlabeled.nn.landmark_cnn import LandmarkCNN
+
+        return LandmarkCNN(dims=dims, in_channels=in_channels)
     from unlabeled.nn.resnet import ResNetEncoder
 
     return ResNetEncoder(name, dims=dims, in_channels=in_channels)
