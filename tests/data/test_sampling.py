@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,14 @@ from unlabeled.data.entry import write_entry
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.preparation import Recipe, prepare_scan
 from unlabeled.data.record import Record, entry_path
-from unlabeled.data.sampling import draw_labelled_start, draw_patch, draw_start, patch_size
+from unlabeled.data.sampling import (
+    centre_patch,
+    draw_labelled_start,
+    draw_patch,
+    draw_start,
+    pair_scans,
+    patch_size,
+)
 from unlabeled.data.scan import Grid, Scan, ScanFile, Source
 from unlabeled.rng import generator
 
@@ -99,3 +108,45 @@ def test_without_labels_a_labelled_start_is_any_start(tmp_path: Path) -> None:
     scan = record(tmp_path, np.zeros((1, 20, 20, 20), np.int16), empty)
     assert scan.labelled_voxels == {}
     assert all(0 <= first <= 12 for first in draw_labelled_start(scan, (8,) * 3, generator(0), 1.0))
+
+
+def test_the_middle_patch_is_cut_or_padded_evenly(tmp_path: Path) -> None:
+    array = np.arange(6 * 5 * 4, dtype=np.int16).reshape(1, 6, 5, 4)
+    scan = record(tmp_path, array)
+    whole = scan.patch((0, 0, 0), (6, 5, 4))
+    middle = centre_patch(scan, (4, 8, 4))
+    assert torch.equal(middle[:, :, 1:6], whole[:, 1:5])
+    assert torch.equal(middle[:, :, 0], middle[:, :, 6])  # padding on both sides
+    assert torch.equal(centre_patch(scan, (6, 5)), whole[..., 1])
+
+
+@dataclass(frozen=True)
+class Named:
+    """As much of a record as pairing asks for."""
+
+    subject: str
+    number: int
+
+
+@given(subjects=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), seed=st.integers(0, 99))
+def test_partners_are_other_subjects_scans_and_every_one_is_reached(
+    subjects: list[str], seed: int
+) -> None:
+    records: list[Any] = [Named(subject, number) for number, subject in enumerate(subjects)]
+    pairings = pair_scans(records)
+    if len(set(subjects)) == 1:
+        assert pairings == ()
+    else:
+        assert [pairing.record for pairing in pairings] == records
+    rng = generator(seed)
+    for pairing in pairings:
+        drawn = {pairing.draw(rng) for _ in range(200)}
+        assert drawn == {each for each in records if each.subject != pairing.record.subject}
+
+
+def test_any_scan_may_be_a_partner_when_asked() -> None:
+    records: list[Any] = [Named("a", 0), Named("a", 1), Named("b", 2)]
+    pairings = pair_scans(records, subjects=False)
+    rng = generator(0)
+    assert [pairing.record for pairing in pairings] == records
+    assert {pairings[0].draw(rng) for _ in range(100)} == set(records)

@@ -1,8 +1,9 @@
-"""Where patches are cut."""
+"""Where patches are cut, and which scans are set beside one another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -91,6 +92,72 @@ def draw_patch(record: Record, size: Sequence[int], rng: Generator) -> Tensor:
     full = patch_size(record, size)
     patch = record.patch(draw_start(record.space, full, rng), full)
     return patch if len(full) == len(size) else patch.squeeze(-1)
+
+
+def centre_start(space: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+    """Give the first voxel of the patch in the middle of a scan; negative along axes where the scan is smaller.
+
+    >>> centre_start((6, 5), (4, 8))
+    (1, -1)
+    """
+    return tuple(
+        (voxels - edge) // 2 if voxels >= edge else -((edge - voxels) // 2)
+        for voxels, edge in zip(space, size, strict=True)
+    )
+
+
+def centre_patch(record: Record, size: Sequence[int]) -> Tensor:
+    """Read the patch in the middle of a scan, cut or padded to ``channel *size``; two edges on a volume, its middle slice."""
+    full = patch_size(record, size)
+    patch = record.patch(centre_start(record.space, full), full)
+    return patch if len(full) == len(size) else patch.squeeze(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """A scan, and the scans that its partner is drawn from.
+
+    Parameters
+    ----------
+    record
+        The scan.
+    pool
+        Scans sorted by subject, shared by all pairings of a list.
+    first, stop
+        Where the pool holds scans that are no partners: those of the same subject.
+    """
+
+    record: Record
+    pool: tuple[Record, ...]
+    first: int
+    stop: int
+
+    def draw(self, rng: Generator) -> Record:
+        """Draw a partner, evenly among all."""
+        own = self.stop - self.first
+        place = _draw_between(0, len(self.pool) - own - 1, rng)
+        return self.pool[place if place < self.first else place + own]
+
+
+def pair_scans(records: Sequence[Record], *, subjects: bool = True) -> tuple[Pairing, ...]:
+    """Set each scan beside those of all other subjects, or beside all scans, itself included.
+
+    Parameters
+    ----------
+    records
+        Scans; the pairings have their order.
+    subjects
+        Whether a partner is another subject's; a single subject then gives no pairing.
+    """
+    pool = tuple(sorted(records, key=lambda record: record.subject))
+    if not subjects:
+        return tuple(Pairing(record, pool, 0, 0) for record in records)
+    own: dict[str, tuple[int, int]] = {}
+    for place, record in enumerate(pool):
+        own[record.subject] = (own.get(record.subject, (place, place))[0], place + 1)
+    if len(own) < 2:
+        return ()
+    return tuple(Pairing(record, pool, *own[record.subject]) for record in records)
 
 
 def patch_size(record: Record, size: Sequence[int]) -> tuple[int, ...]:
