@@ -8,12 +8,12 @@ precision, also under autocast, as logits reach ``1 / temperature``.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 _CHUNK = 1024  # queued keys that are compared at a time: their logits stay in a processor's cache
+_SHORTEST = 1e-12  # length below which a row counts as zero (torch's own bound)
 
 
 def info_nce(
@@ -79,8 +79,7 @@ def nt_xent(
     if first.shape != second.shape:
         raise ValueError(f"views of shapes {tuple(first.shape)} and {tuple(second.shape)}")
     with torch.autocast(first.device.type, enabled=False):
-        views = F.normalize(torch.cat([_exact(first), _exact(second)]), dim=1)
-        return _apply(_OtherView, views, temperature)
+        return _apply(_OtherView, _exact(first), _exact(second), temperature)
 
 
 class _OwnKey(torch.autograd.Function):
@@ -114,30 +113,31 @@ class _OwnKey(torch.autograd.Function):
 
 
 class _OtherView(torch.autograd.Function):
-    """`nt_xent` of unit rows, the second views below the first."""
+    """`nt_xent`; the second views stand below the first."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, views: Tensor, temperature: float) -> Tensor:
-        count, half = len(views), len(views) // 2
+    def forward(ctx: FunctionCtx, first: Tensor, second: Tensor, temperature: float) -> Tensor:
+        half, count = len(first), 2 * len(first)
+        views = torch.cat([first, second])
+        lengths = torch.linalg.vector_norm(views, dim=1, keepdim=True).clamp_(min=_SHORTEST)
+        views.div_(lengths)
         logits = (views / temperature) @ views.T
-        logits.fill_diagonal_(-torch.inf)
-        partner = logits.diagonal(half).repeat(2)
-        highest = logits.amax(1, keepdim=True)
-        likely = logits.sub(highest).exp_()
-        total = likely.sum(1, keepdim=True)
-        loss = (total.log() + highest).squeeze(1).sub(partner).mean()
-        likely.div_(total)
-        gradient = (likely + likely.T) @ views  # the matrix of cosines is symmetric
+        log_likely = logits.fill_diagonal_(-torch.inf).log_softmax(1)
+        partners = log_likely.diagonal(half).sum() + log_likely.diagonal(-half).sum()
+        likely = log_likely.exp_()
+        gradient = (likely @ views).addmm_(likely.T, views)  # each view is anchor and choice
         gradient[:half].sub_(views[half:], alpha=2)
         gradient[half:].sub_(views[:half], alpha=2)
-        ctx.save_for_backward(gradient.div_(count * temperature))
-        return loss
+        gradient.sub_(views * (gradient * views).sum(1, keepdim=True))  # the length does not count
+        ctx.save_for_backward(gradient.div_(lengths.mul_(count * temperature)))
+        return -partners / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * upstream, None
+        first, second = (gradient * upstream).chunk(2)
+        return first, second, None
 
 
 def _apply(function: type[torch.autograd.Function], *given: Tensor | float) -> Tensor:
