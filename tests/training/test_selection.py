@@ -124,3 +124,15 @@ def test_what_a_method_finds_out_by_looking_is_refused_with_the_others_named(
     assert "Give pictures in colour.\nThese methods can learn from them: plain." in str(
         refused.value.remedy
     )
+
+
+def test_enough_subjects_are_held_out_but_never_more_than_half(tmp_path, methods):
+    counted = {}
+    for subjects, fewest in [(2, 2), (3, 2), (4, 2), (8, 1), (8, 2), (30, 2)]:
+        path = tmp_path / f"{subjects} {fewest}"
+        path.mkdir()
+        _, records = look(pictures(path, 2 * subjects), tmp_path / "cache")
+        training, held_out = selection.split_records(records, 0, fewest)
+        counted[subjects, fewest] = len({record.subject for record in held_out})
+        assert not {r.subject for r in training} & {r.subject for r in held_out}
+    assert counted == {(2, 2): 1, (3, 2): 1, (4, 2): 2, (8, 1): 1, (8, 2): 2, (30, 2): 3}

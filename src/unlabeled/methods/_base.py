@@ -174,6 +174,8 @@ class Needs:
         Fewest scans of one subject.
     subjects
         Fewest subjects.
+    held_out
+        Fewest subjects that the pretext score needs: two where it compares subjects.
     """
 
     unit: Unit
@@ -183,6 +185,7 @@ class Needs:
     colour: bool = False
     scans_per_subject: int = 1
     subjects: int = 1
+    held_out: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

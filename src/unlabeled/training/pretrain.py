@@ -130,7 +130,7 @@ def pretrain(
     prepared, dims, left_out = _prepare(slug, kind, options, index, settings, root)
     options = fit_dims(options, dims)
     options = _suit(slug, kind, options, prepared, index)
-    training, held_out = split_records(prepared, options.seed)
+    training, held_out = split_records(prepared, options.seed, kind.needs.held_out)
     method = build_method(kind, options, dims=dims, channels=training[0].channels)
     loaded = [] if init is None else load_init(method, options, training, init)
     fabric, arithmetic = make_fabric(settings)

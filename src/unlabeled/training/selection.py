@@ -108,11 +108,12 @@ def nothing_usable(index: Index, left_out: Sequence[Quarantined]) -> DataError:
 
 
 def split_records(
-    records: Sequence[Record], seed: int
+    records: Sequence[Record], seed: int, fewest: int = 1
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Hold out a tenth of the subjects for the pretext score, unless a manifest names validation scans.
 
-    Scans whose manifest says ``test`` are never seen; a single subject leaves nothing to hold out.
+    Scans whose manifest says ``test`` are never seen; a single subject leaves nothing to hold out.  At least `fewest`
+    subjects are held out, but never more than half of them.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def split_records(
     subjects = sorted({record.subject for record in training})
     if held_out or len(subjects) < 2:
         return training, held_out
-    share = max(HELD_OUT_SHARE, 1 / len(subjects))
+    share = max(HELD_OUT_SHARE, min(fewest, len(subjects) // 2) / len(subjects))
     parts = split_subjects(subjects, {"train": 1 - share, "held out": share}, seed)
     chosen = set(parts["held out"]) or {subjects[-1]}
     return (
