@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unlabeled.errors import OptionError
-from unlabeled.nn.decoders import SkipDecoder, build_decoder, fit
+from unlabeled.nn.decoders import DenseUpsampling, SkipDecoder, build_decoder, fit, spread_blocks
 from unlabeled.nn.encoders import Encoder, build_encoder
 
 
@@ -104,3 +104,46 @@ def test_fit_cuts_and_repeats() -> None:
     image = torch.arange(6.0).view(1, 1, 2, 3)
     assert fit(image, (2, 3)) is image
     assert fit(image, (1, 4)).flatten().tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["unet", "resenc-tiny", "resnet18", "vit-tiny"])
+def test_dense_upsampling_has_the_size_of_the_input(name: str, dims: int) -> None:
+    encoder = build_encoder(name, dims=dims).eval()
+    decoder = build_decoder(encoder, out_channels=3, kind="duc").eval()
+    space = tuple(2 * stride if axis == 0 else stride for axis, stride in enumerate(encoder.strides[-1]))  # fmt: skip
+    with torch.no_grad():
+        maps = encoder(torch.zeros(1, 1, *space))
+        assert decoder(maps).shape == (1, 3, *space)
+        assert decoder(maps, tuple(edge - 1 for edge in space)).shape[2:] == tuple(edge - 1 for edge in space)  # fmt: skip
+
+
+def test_dense_upsampling_speaks_of_the_block_below_each_position() -> None:
+    """One position of the coarsest map decides the block of the image that it covers, and nothing else."""
+    encoder = Pyramid(((1, 1, 1), (4, 2, 3)))
+    decoder = DenseUpsampling(encoder, out_channels=2)
+    coarse = torch.zeros(1, encoder.channels[-1], 3, 4, 2)
+    with torch.no_grad():
+        before = decoder([torch.zeros(1, 4, 12, 8, 6), coarse])
+        coarse[0, :, 1, 2, 1] = 1.0
+        after = decoder([torch.zeros(1, 4, 12, 8, 6), coarse])
+    moved = (after != before)[0].all(0).nonzero()
+    assert moved.min(0).values.tolist() == [4, 4, 3]
+    assert moved.max(0).values.tolist() == [7, 5, 5]
+    assert (after != before).any(1).sum() == 4 * 2 * 3
+
+
+def test_blocks_are_spread_as_torch_does_it_in_two_axes() -> None:
+    image = torch.randn(2, 18, 5, 4)
+    assert torch.equal(spread_blocks(image, (3, 3)), nn.functional.pixel_shuffle(image, 3))
+
+
+def test_dense_upsampling_has_few_fresh_weights() -> None:
+    encoder = build_encoder("resenc-tiny", dims=3)
+    count = {
+        kind: sum(p.numel() for p in build_decoder(encoder, out_channels=3, kind=kind).parameters())
+        for kind in ("skip", "duc")
+    }
+    assert count["duc"] < count["skip"]
+    with pytest.raises(OptionError, match="at least one channel"):
+        build_decoder(encoder, out_channels=0, kind="duc")
