@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Index, ScanFile, Source
 from unlabeled.errors import DataError, OptionError, RunError
+from unlabeled.nn.decoders import DenseUpsampling
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import read_weights, save_encoder
 from unlabeled.transfer.cohort import draw_cohort, fitting_patch, plan_length, usable_sources
 from unlabeled.transfer.finetune import finetune
+from unlabeled.transfer.predict import predict
 from unlabeled.transfer.saved import load_task
 from unlabeled.transfer.task import FinetuneOptions
 
@@ -184,6 +186,18 @@ def test_segmentation_leaves_a_complete_run_folder(run: Callable[..., Any], tmp_
     saved = load_task(folder)
     assert saved.task.kind == "segment"
     assert saved.metadata["orientation"] == "RAS"
+
+
+def test_dense_upsampling_from_training_to_prediction(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    done = run(decoder="duc")
+    saved = load_task(done.out)
+    assert isinstance(saved.task.get_submodule("decoder"), DenseUpsampling)
+    images = tmp_path / "balls" / "images"
+    predicted = predict(done.out, images, tmp_path / "masks", cache=tmp_path / "cache", quiet=True)
+    assert len(predicted.rows) == 8
+    assert not predicted.quarantine
 
 
 def test_the_test_subjects_are_left_alone_unless_asked(run: Callable[..., Any]) -> None:

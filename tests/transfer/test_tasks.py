@@ -13,7 +13,7 @@ import torch
 from unlabeled.errors import DataError
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.transfer.labels import Labels, find_labels
-from unlabeled.transfer.task import FinetuneOptions
+from unlabeled.transfer.task import FinetuneOptions, Given
 from unlabeled.transfer.tasks import Classify, Patch, Regress, Segment
 
 NAMES = ("background", "a", "b")
@@ -106,6 +106,40 @@ def test_warm_up_trains_the_fresh_part_alone() -> None:
     assert all(p.grad is None for p in task.encoder.parameters())
     assert all(p.grad is not None for p in task.decoder.parameters())
     assert not task.frozen
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_dense_upsampling_learns_and_is_found_again(dims: int) -> None:
+    task = segment(dims, decoder="duc")
+    space = (16,) * dims
+    assert task(torch.rand(2, 1, *(edge + 3 for edge in space))).shape[2:] == (19,) * dims
+    (update,) = list(task.step(Patch(torch.rand(2, 1, *space), torch.randint(3, (2, *space)))))
+    update.loss.backward()
+    assert all(p.grad is not None for p in task.decoder.parameters())
+    plain = FinetuneOptions(encoder="resenc-tiny", patch_size=space)
+    again = Segment.restore(task.describe(), plain, build_encoder("resenc-tiny", dims=dims))
+    assert {name: p.shape for name, p in again.named_parameters()} == {
+        name: p.shape for name, p in task.named_parameters()
+    }
+    assert again.options.decoder == "duc"
+
+
+def test_a_task_of_an_earlier_version_has_the_usual_decoder() -> None:
+    described = {"kind": "segment", "labels": segment().classes.as_metadata()}
+    again = Segment.restore(described, FinetuneOptions(), build_encoder("resenc-tiny", dims=3))
+    assert again.options.decoder == "skip"
+
+
+def test_dense_upsampling_takes_no_decoder_of_a_pretraining() -> None:
+    usual = segment()
+    carried = {f"decoder.{name}": value for name, value in usual.decoder.state_dict().items()}
+    for kind, taken in (("skip", True), ("duc", False)):
+        task, notes = segment(decoder=kind), []
+        given = Given(
+            options=task.options, encoder=task.encoder, records=(), train=(), tensors=carried
+        )
+        assert bool(task.load(given, notes)) == taken
+        assert any("--decoder duc" in note for note in notes) != taken
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])

@@ -60,6 +60,9 @@ class FinetuneOptions(SharedOptions):
         Pull towards zero: AdamW's decoupled one, or the penalty of SGD (Nesterov, momentum 0.99).
     schedule
         How the learning rate falls.
+    decoder
+        What makes masks of the features (segment): the encoder's usual decoder, which merges all maps, or one dense
+        upsampling convolution of the coarsest map, which leaves fewest weights fresh.
     carry
         What to take of a pretraining: the encoder alone, or its decoder as well where it has carried one.
     warmup
@@ -96,6 +99,7 @@ class FinetuneOptions(SharedOptions):
     optimiser: Literal["adamw", "sgd"] = "adamw"
     weight_decay: NonNegative = 1e-2
     schedule: Literal["polynomial", "cosine", "constant"] = "polynomial"
+    decoder: Literal["skip", "duc"] = "skip"
     carry: Literal["encoder", "all"] = "all"
     warmup: Probability = 0.0
     encoder_lr_factor: Positive = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -65,7 +66,9 @@ class Segment(Masks):
     ) -> None:
         super().__init__(options, encoder, quiet=quiet)
         self.classes = classes
-        self.decoder = build_decoder(encoder, out_channels=len(classes.values))
+        self.decoder = build_decoder(
+            encoder, out_channels=len(classes.values), kind=options.decoder
+        )
 
     @classmethod
     def build(cls, given: Given) -> Self:
@@ -78,6 +81,7 @@ class Segment(Masks):
         cls, described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder
     ) -> Self:
         """Build the task with the classes that it learnt."""
+        options = replace(options, decoder=described.get("decoder", "skip"))
         return cls(options, encoder, Labels.from_metadata(described["labels"]))
 
     def load(self, given: Given, notes: list[str]) -> set[str]:
@@ -88,6 +92,11 @@ class Segment(Masks):
             if name.startswith("decoder.") and not name.startswith("decoder.head.")
         }
         if not held or self.options.carry != "all":
+            return set()
+        if self.options.decoder != "skip":
+            notes.append(
+                f"decoder: fresh, as --decoder {self.options.decoder} takes none of a pretraining"
+            )
             return set()
         source = f"the decoder of {given.metadata.get('slug', 'a pretraining')}"
         report = load_weights(self.decoder, held, source=source, least=0.0)
@@ -136,7 +145,8 @@ class Segment(Masks):
 
     def describe(self) -> dict[str, Any]:
         """Give the classes."""
-        return {"kind": self.kind, "labels": self.classes.as_metadata()}
+        labels = self.classes.as_metadata()
+        return {"kind": self.kind, "labels": labels, "decoder": self.options.decoder}
 
 
 class Classify(Classes):
