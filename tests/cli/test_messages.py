@@ -248,6 +248,7 @@ def test_the_listing_says_of_a_method_what_the_method_says(slug: str) -> None:
     listed = json.loads(type_in(["methods", "--json"]).out)
     (row,) = [row for row in listed if row["slug"] == slug]
     assert (row["runs"], row["carries"]) == (True, list(brief.carries))
+    assert row["makes"] == kind.makes
 
 
 def test_a_folder_of_one_unusable_file_ends_with_its_reason(desk: Path, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def _facts(each: Card, *, whole: bool = False) -> dict[str, Any]:
         facts |= {
             "unit": kind.needs.unit.value,
             "dims": list(kind.needs.dims),
+            "makes": kind.makes,
             "fidelity": dict(kind.quirks),
             "options": {name: getattr(options, name) for name in options.names()},
             "help": describe(kind.options_class),
@@ -132,6 +133,8 @@ def _show(facts: dict[str, Any]) -> None:
     say(f"learns from: one {facts['unit']} a sample, {_dims(facts)}")
     say(f"needs: {', '.join(facts.get('needs', ())) or 'nothing more'}")
     say(f"carries over: {', '.join(facts.get('carries', ('encoder',)))}")
+    if facts["makes"]:
+        say(f"makes by itself: {facts['makes']} (unlabeled predict RUN SCANS --out DIR)")
     table = Table(box=None, pad_edge=False)
     table.add_column("option", no_wrap=True)
     table.add_column("default", no_wrap=True)

@@ -22,12 +22,15 @@ class Outline:
         What every scan must have, in words.
     carries
         Names of the networks that are carried to a task.
+    makes
+        What `predict` makes of a scan with the method itself; empty where it makes nothing.
     """
 
     unit: str
     dims: tuple[int, ...]
     needs: tuple[str, ...]
     carries: tuple[str, ...]
+    makes: str = ""
 
 
 def outline(slug: str) -> Outline | None:
@@ -44,12 +47,12 @@ def outline(slug: str) -> Outline | None:
         if isinstance(node, ast.ClassDef):
             told = _needs(node)
             if told is not None:
-                return _outline(told, _carries(node))
+                return _outline(told, _carries(node), _value(node, "makes"))
     return None
 
 
-def _needs(node: ast.ClassDef) -> dict[str, object] | None:
-    """Read the keywords of ``needs = Needs(...)``."""
+def _value(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """Find what a class gives a name of its own, annotated or not."""
     for each in node.body:
         if isinstance(each, ast.AnnAssign):
             targets: list[ast.expr] = [each.target]
@@ -57,11 +60,17 @@ def _needs(node: ast.ClassDef) -> dict[str, object] | None:
             targets = each.targets
         else:
             continue
-        named = any(isinstance(target, ast.Name) and target.id == "needs" for target in targets)
-        if named and isinstance(each.value, ast.Call):
-            words = each.value.keywords
-            return {word.arg: _plain(word.value) for word in words if word.arg is not None}
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return each.value
     return None
+
+
+def _needs(node: ast.ClassDef) -> dict[str, object] | None:
+    """Read the keywords of ``needs = Needs(...)``."""
+    made = _value(node, "needs")
+    if not isinstance(made, ast.Call):
+        return None
+    return {word.arg: _plain(word.value) for word in made.keywords if word.arg is not None}
 
 
 def _carries(node: ast.ClassDef) -> tuple[str, ...]:
@@ -79,7 +88,9 @@ def _carries(node: ast.ClassDef) -> tuple[str, ...]:
     return ("encoder",)
 
 
-def _outline(told: dict[str, object], carries: tuple[str, ...]) -> Outline | None:
+def _outline(
+    told: dict[str, object], carries: tuple[str, ...], makes: ast.expr | None
+) -> Outline | None:
     unit, dims, metadata = told.get("unit"), told.get("dims"), told.get("metadata", ())
     if not (isinstance(unit, str) and isinstance(dims, tuple) and isinstance(metadata, tuple)):
         return None
@@ -95,7 +106,11 @@ def _outline(told: dict[str, object], carries: tuple[str, ...]) -> Outline | Non
         if isinstance(count, int) and count > 1:
             needs.append(f"{count} {what}")
     return Outline(
-        unit=unit, dims=tuple(map(int, dims)), needs=tuple(needs), carries=carries or ("encoder",)
+        unit=unit,
+        dims=tuple(map(int, dims)),
+        needs=tuple(needs),
+        carries=carries or ("encoder",),
+        makes=str(_plain(makes) or "") if makes is not None else "",
     )
 
 
