@@ -12,6 +12,7 @@ import torch
 from toys import Broken, Opponents, Pairs, Stages, TinyEncoder, Toy, ToyOptions
 
 from unlabeled.errors import RunError
+from unlabeled.nn.schedules import decaying
 from unlabeled.rng import derive
 from unlabeled.training import checkpoint
 from unlabeled.training.engine import train
@@ -143,6 +144,16 @@ def test_steps_end_the_run_and_the_schedule_with_it(tmp_path, records):
     rows = [row for row in RunFolder(tmp_path).read_log() if "total" in row]
     assert [row["total"] for row in rows] == [1, 2, 3, 4, 5]
     assert rows[-1]["lr"] < 0.1 * rows[0]["lr"]
+
+
+def test_a_schedule_may_count_steps_whatever_an_epoch_is(tmp_path, records):
+    method = make(epochs=1000, steps=5)
+    optimiser = method.optimiser
+    method.optimiser = lambda *place: (optimiser(*place)[0], decaying(2, 0.5))
+    run(tmp_path, records, method)
+    rows = [row for row in RunFolder(tmp_path).read_log() if "total" in row]
+    rates = [row["lr"] / method.options.lr for row in rows]
+    assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.25])
 
 
 def test_patience_ends_the_run_and_resuming_does_not_go_on(tmp_path, records):

@@ -1,13 +1,28 @@
-"""Learning-rate schedules: functions of the epoch (fractions count) that return a factor of the first rate."""
+"""Learning-rate schedules: functions of the epoch (fractions count), or of the steps, that return a factor of the first rate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
-#: ``schedule(epoch, epochs) -> factor``: epochs done so far (fractional) and planned.
-Schedule: TypeAlias = Callable[[float, float], float]
+
+@dataclass(frozen=True)
+class BySteps:
+    """A schedule that counts steps of its phase instead of epochs, for papers that count iterations.
+
+    Parameters
+    ----------
+    factor
+        ``factor(steps)``: steps done so far.
+    """
+
+    factor: Callable[[int], float]
+
+
+#: ``schedule(epoch, epochs) -> factor``: epochs done so far (fractional) and planned; or a count of steps.
+Schedule: TypeAlias = Callable[[float, float], float] | BySteps
 
 
 def constant(epoch: float, epochs: float) -> float:
@@ -19,7 +34,16 @@ def constant(epoch: float, epochs: float) -> float:
     return 1.0
 
 
-def halving(every: int, factor: float = 0.5) -> Schedule:
+def decaying(every: int, factor: float) -> BySteps:
+    """Multiply the rate by `factor` after every so many steps.
+
+    >>> [round(decaying(1000, 0.95).factor(steps), 4) for steps in (0, 999, 1000, 2500)]
+    [1.0, 1.0, 0.95, 0.9025]
+    """
+    return BySteps(lambda steps: float(factor ** (steps // every)))
+
+
+def halving(every: int, factor: float = 0.5) -> Callable[[float, float], float]:
     """Multiply the rate by `factor` every so many whole epochs (torch's StepLR).
 
     >>> [halving(40)(epoch, 100) for epoch in (0, 39.9, 40, 80)]
@@ -32,7 +56,7 @@ def halving(every: int, factor: float = 0.5) -> Schedule:
     return schedule
 
 
-def cosine(warmup: float = 0.0, last: float = 0.0) -> Schedule:
+def cosine(warmup: float = 0.0, last: float = 0.0) -> Callable[[float, float], float]:
     """Rise linearly over `warmup` (share of all epochs), then fall on half a cosine to `last`.
 
     >>> [round(cosine()(epoch, 10), 3) for epoch in (0, 5, 10)]
@@ -49,7 +73,7 @@ def cosine(warmup: float = 0.0, last: float = 0.0) -> Schedule:
     return schedule
 
 
-def polynomial(power: float = 0.9) -> Schedule:
+def polynomial(power: float = 0.9) -> Callable[[float, float], float]:
     """Fall to zero as ``(1 - done) ** power``, as nnU-Net does.
 
     >>> polynomial(1.0)(5, 10)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from unlabeled.data.store import Record
 from unlabeled.errors import RunError, UnlabeledError
 from unlabeled.methods._base import Method, Phase, Update, parameters
-from unlabeled.nn.schedules import Schedule
+from unlabeled.nn.schedules import BySteps, Schedule
 from unlabeled.rng import derive
 from unlabeled.training import checkpoint as checkpoints
 from unlabeled.training.distributed import agree, average, average_gradients
@@ -165,7 +165,7 @@ class _Loop:
                 asked = time.monotonic()
                 batch = self._place(next(batches))
                 waited += time.monotonic() - asked
-                self._set_rates(optimisers, schedules, done / per_epoch, epochs)
+                self._set_rates(optimisers, schedules, done, per_epoch, epochs)
                 updates = self._step(phase, batch, optimisers, plan)
                 done += 1
                 clock.total += 1
@@ -267,10 +267,19 @@ class _Loop:
         return optimisers, schedules
 
     def _set_rates(
-        self, optimisers: Mapping[str, Any], schedules: Mapping[str, Schedule], at: float, of: float
+        self,
+        optimisers: Mapping[str, Any],
+        schedules: Mapping[str, Schedule],
+        done: int,
+        per_epoch: int,
+        epochs: float,
     ) -> None:
         for name, optimiser in optimisers.items():
-            factor = schedules[name](at, of)
+            schedule = schedules[name]
+            if isinstance(schedule, BySteps):
+                factor = schedule.factor(done)
+            else:
+                factor = schedule(done / per_epoch, epochs)
             for group in optimiser.param_groups:
                 group["lr"] = group["first_lr"] * factor
 
