@@ -234,7 +234,7 @@ def build_first_blocks(encoder: Encoder, blocks: int) -> nn.Module:
     if not 1 <= blocks <= most:
         raise OptionError(
             f"{blocks} blocks of a decoder are asked for, and that of {encoder.name} has {most}",
-            f"Give 1 to {most}.",
+            f"Give --decoder-blocks 1 to {most}.",
         )
     decoder = build_decoder(encoder, out_channels=1)
     for name, part in list(decoder.named_children()):
