@@ -19,6 +19,7 @@ SMALL: dict[str, Any] = {
 }
 #: options of one method that make it small: by slug
 OWN: dict[str, dict[str, Any]] = {
+    "global-local-contrast": {"epochs": 8, "local_batch_size": 2},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
 }
 
@@ -29,8 +30,16 @@ def write_phantoms(folder: Path, dims: int) -> Path:
     return folder
 
 
+def write_volumes(folder: Path, dims: int) -> Path:
+    """Write eight small patients in 3D, whatever the networks' axes: for methods that learn from slices of volumes."""
+    write_patients(folder, patients=8, shape=(20, 20, 20))
+    return folder
+
+
 #: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
-OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {}
+OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
+    "global-local-contrast": write_volumes,
+}
 
 
 def small_options(slug: str, dims: int, **changes: Any) -> SharedOptions:
