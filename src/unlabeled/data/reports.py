@@ -1,0 +1,49 @@
+"""Radiology reports as sentences: how free text is cut, whatever tokens are then made of it."""
+
+from __future__ import annotations
+
+import re
+
+_NUMBERED = re.compile(r"[0-9]+\.")
+_WORD = re.compile(r"\w+")
+_FEWEST = 2  # words; shorter pieces are headings and remains of numbers
+
+
+def sentences(report: str, *, stop_at: int | None = None) -> tuple[str, ...]:
+    r"""Cut a report into sentences of lower-case words.
+
+    Line breaks become spaces; the text is cut at digits with a point ("1.", and unfortunately "3.5") and at points;
+    what is left of a piece are its words in ASCII, without punctuation; pieces of a single word are dropped.
+
+    Parameters
+    ----------
+    report
+        Free text.
+    stop_at
+        Take no further sentence when the words so far are exactly so many (a quirk of the official code of GLoRIA,
+        which takes five for it); None takes all.
+
+    Notes
+    -----
+    Source: official code of GLoRIA (Huang et al., ICCV 2021).
+
+    >>> sentences("FINDINGS:\n1. Small left pleural effusion.  No pneumothorax. Normal.")
+    ('small left pleural effusion', 'no pneumothorax')
+    """
+    found: list[str] = []
+    words = 0
+    for part in _NUMBERED.split(report.replace("\n", " ")):
+        for piece in part.split("."):
+            seen = _WORD.findall(piece.replace("\ufffd\ufffd", " ").lower())
+            plain = [word for word in (_ascii(each) for each in seen) if word]
+            if len(seen) < _FEWEST or not plain:
+                continue
+            found.append(" ".join(plain))
+            words += len(plain)
+            if words == stop_at:
+                return tuple(found)
+    return tuple(found)
+
+
+def _ascii(word: str) -> str:
+    return word.encode("ascii", "ignore").decode("ascii")
