@@ -1,0 +1,138 @@
+"""Losses that match images with texts: whole with whole, and words with the regions that they attend to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def global_scores(
+    images: Float[Tensor, "image width"], texts: Float[Tensor, "text width"]
+) -> Float[Tensor, "image text"]:
+    """Compare every image with every text: the cosine of their vectors.
+
+    >>> global_scores(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    tensor([[1., 0.]])
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        return F.normalize(images.float(), dim=1) @ F.normalize(texts.float(), dim=1).T
+
+
+def attention(
+    affinity: Float[Tensor, "*batch word region"],
+    used: Bool[Tensor, "*batch word"],
+    sharpness: float = 4.0,
+) -> Float[Tensor, "*batch word region"]:
+    """Let every word attend to regions: rows of weights that sum to 1.
+
+    Two softmaxes, in this order: each region is shared out among the words, then each word weighs the regions by
+    `sharpness` times its share.  (The other way round every word would attend alike.)
+
+    Parameters
+    ----------
+    affinity
+        Dot products of words and regions.
+    used
+        Which words there are; the others take no share, and their own rows mean nothing.
+    sharpness
+        Temperature of the second softmax, as a factor (tau 1 of the paper).
+
+    Notes
+    -----
+    Source: official code of GLoRIA (Huang et al., ICCV 2021).
+    """
+    shares = affinity.masked_fill(~used[..., None], -torch.inf).softmax(-2)
+    return (sharpness * shares).softmax(-1)
+
+
+def attend(
+    regions: Float[Tensor, "batch region width"],
+    words: Float[Tensor, "batch word width"],
+    used: Bool[Tensor, "batch word"],
+    sharpness: float = 4.0,
+) -> tuple[Float[Tensor, "batch word width"], Float[Tensor, "batch word region"]]:
+    """Give the weighted sum of regions that each word of an image's own text attends to, and the weights."""
+    with torch.autocast(regions.device.type, enabled=False):
+        regions, words = regions.float(), words.float()
+        weights = attention(words @ regions.transpose(1, 2), used, sharpness)
+        return weights @ regions, weights
+
+
+def word_scores(
+    regions: Float[Tensor, "image region width"],
+    words: Float[Tensor, "text word width"],
+    used: Bool[Tensor, "text word"],
+    sharpness: float = 4.0,
+) -> Float[Tensor, "image text word"]:
+    """Compare every word of every text with the regions of every image that it attends to: cosines.
+
+    In 32-bit numbers whatever the precision, as dot products of long vectors saturate the softmax.
+    """
+    with torch.autocast(regions.device.type, enabled=False):
+        regions, words = regions.float(), words.float()
+        affinity = torch.einsum("tnd,imd->itnm", words, regions)
+        weights = attention(affinity, used, sharpness)
+        attended = torch.einsum("itnm,imd->itnd", weights, regions)
+        return F.cosine_similarity(words[None], attended, dim=-1)
+
+
+def local_scores(
+    regions: Float[Tensor, "image region width"],
+    words: Float[Tensor, "text word width"],
+    counts: Int[Tensor, " text"],
+    *,
+    sharpness: float = 4.0,
+    peak: float = 5.0,
+    agg: Literal["sum", "mean"] = "sum",
+) -> Float[Tensor, "image text"]:
+    """Match every image with every text by words: the log of the sum (or mean) over words of exp(peak * cosine).
+
+    Parameters
+    ----------
+    regions
+        Of every image, not normalised.
+    words
+        Of every text, not normalised; those beyond its count take no part.
+    counts
+        Words of each text, at least one.
+    sharpness, peak
+        Temperatures as factors (tau 1 and tau 2 of the paper).
+    agg
+        With ``mean``, long texts gain nothing by their length.
+
+    Notes
+    -----
+    Source: official code of GLoRIA (Huang et al., ICCV 2021).
+
+    >>> local_scores(torch.ones(1, 4, 2), torch.ones(1, 3, 2), torch.tensor([3]))   # log(3 exp(5 * 1))
+    tensor([[6.0986]])
+    """
+    longest = int(counts.max())
+    used = torch.arange(longest, device=counts.device) < counts[:, None]
+    cosines = word_scores(regions, words[:, :longest], used, sharpness)
+    scores = (peak * cosines).masked_fill(~used, -torch.inf).logsumexp(-1)
+    return scores if agg == "sum" else scores - counts.log()
+
+
+def both_ways(
+    scores: Float[Tensor, "image text"], factor: float = 10.0
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Cross entropies of finding each image's text among all texts, and each text's image among all images [nat].
+
+    Parameters
+    ----------
+    scores
+        Text i belongs to image i.
+    factor
+        What scores are multiplied with (tau 3 of GLoRIA; 1 / temperature elsewhere).
+
+    >>> [round(float(each), 3) for each in both_ways(torch.eye(2), factor=1.0)]     # log(1 + 1/e), twice
+    [0.313, 0.313]
+    """
+    logits = factor * scores.float()
+    own = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, own), F.cross_entropy(logits.T, own)
