@@ -1,0 +1,76 @@
+"""Pictures for people: where a network looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+TILE = 146  # [pixel]
+LINE = 14  # [pixel], of a caption
+
+
+def heat(picture: Tensor, weights: Tensor) -> Tensor:
+    """Lay weights over a grey picture, from dark (the lowest) over red to yellow (the highest).
+
+    Parameters
+    ----------
+    picture
+        ``*any rows columns`` in [0, 1].
+    weights
+        ``*any rows columns``, on a grid of their own; each map is stretched from its lowest to its highest.
+
+    Returns
+    -------
+    Tensor
+        ``*any 3 rows columns`` in [0, 1].
+    """
+    maps = weights.float()
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    spread = high - low
+    maps = torch.where(spread > 1e-6 * high.abs(), (maps - low) / spread.clamp(min=1e-12), 0.0)
+    size = picture.shape[-2:]
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    level = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
+    level = level.view(*maps.shape[:-2], *size)
+    colour = torch.stack([level, (2 * level - 1).clamp(min=0), torch.zeros_like(level)], -3)
+    share = 0.6 * level.unsqueeze(-3)
+    return (1 - share) * picture.clamp(0, 1).unsqueeze(-3) + share * colour
+
+
+def captioned(picture: Tensor, caption: str) -> Tensor:
+    """Enlarge a picture to a tile and write a caption above it.
+
+    Parameters
+    ----------
+    picture
+        ``3 rows columns`` in [0, 1].
+    caption
+        A word or two.
+
+    Returns
+    -------
+    Tensor
+        ``3 160 146`` in [0, 1], as previews show it.
+    """
+    levels = (picture.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    tile = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
+    scale = TILE / max(tile.size)
+    size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
+    sheet = Image.new("RGB", (TILE, TILE + LINE))
+    sheet.paste(tile.resize(size), (0, LINE))
+    ImageDraw.Draw(sheet).text((2, 1), caption, fill="white")
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255
+
+
+def side_by_side(pictures: Sequence[Tensor], columns: int = 6) -> Tensor:
+    """Set pictures ``3 rows columns`` of one size side by side, row after row."""
+    across = min(columns, len(pictures))
+    empty = [torch.zeros_like(pictures[0])] * (-len(pictures) % across)
+    padded = [*pictures, *empty]
+    rows = [torch.cat(padded[i : i + across], 2) for i in range(0, len(padded), across)]
+    return torch.cat(rows, 1)
