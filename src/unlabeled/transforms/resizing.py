@@ -1,0 +1,76 @@
+"""Changing the size of an image, and crops that are enlarged again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+def resize_linear(image: Tensor, space: Sequence[int]) -> Tensor:
+    """Interpolate linearly along each axis of space, as scikit-image does: beyond the border the image is mirrored.
+
+    Parameters
+    ----------
+    image
+        ``... *axes`` with as many last axes as `space` names.
+    space
+        New edges [voxel], not smaller than the old ones (nothing is smoothed).
+
+    >>> resize_linear(torch.tensor([0.0, 4.0]), (4,))
+    tensor([1., 1., 3., 3.])
+    """
+    for place, edge in enumerate(space):
+        axis = place - len(space)
+        if image.shape[axis] != edge:
+            weights = _weights(image.shape[axis], edge).to(image.device, image.dtype)
+            image = torch.movedim(torch.tensordot(image, weights, ([axis], [1])), -1, axis)
+    return image
+
+
+def _weights(old: int, new: int) -> Tensor:
+    """Give what each new voxel takes of each old one: ``new old``."""
+    at = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5
+    below = at.floor()
+    share = at - below
+    weights = torch.zeros(new, old, dtype=torch.float64)
+    for index, part in ((below, 1 - share), (below + 1, share)):
+        inside = index.long().abs()
+        inside = torch.where(inside >= old, (2 * (old - 1) - inside).clamp(min=0), inside)
+        weights.index_put_((torch.arange(new), inside), part, accumulate=True)
+    return weights
+
+
+@dataclass(frozen=True)
+class CropResize:
+    """Cut a box at a random place and enlarge it to the image's own size.
+
+    Parameters
+    ----------
+    share
+        Edges of the box over those of the image.
+    first, last
+        Where the box may start: the first and last voxel over the image's edge; a box never leaves the image.
+    """
+
+    share: float
+    first: float = 0.0
+    last: float = 1.0
+
+    def draw(self, space: Sequence[int], rng: Generator) -> tuple[slice, ...]:
+        """Draw a box in an image with these edges [voxel]; start positions are evenly likely whole voxels."""
+        box = []
+        for edge in space:
+            size = min(edge, max(1, round(self.share * edge)))
+            stop = min(round(self.last * edge), edge - size)
+            start = min(round(self.first * edge), stop)
+            begin = int(torch.randint(start, stop + 1, (), generator=rng))
+            box.append(slice(begin, begin + size))
+        return tuple(box)
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Cut and enlarge ``channel *space``."""
+        space = image.shape[1:]
+        return resize_linear(image[(slice(None), *self.draw(space, rng))], space)
