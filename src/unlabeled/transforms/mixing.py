@@ -1,0 +1,52 @@
+"""Batches whose rows are blended with each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """One weight for a batch, and for each row the one that it is blended with.
+
+    Whatever belongs together (two views, embeddings) is blended by the same object.
+
+    Parameters
+    ----------
+    weight
+        Share that a row keeps of itself.
+    partners
+        Place in the batch of each row's partner, ``batch``.
+
+    >>> Mixing(0.75, torch.tensor([1, 0]))(torch.tensor([[0.0], [4.0]])).flatten()
+    tensor([1., 3.])
+    """
+
+    weight: float
+    partners: Tensor
+
+    @classmethod
+    def draw(cls, batch: int, concentration: float = 1.0) -> Mixing:
+        """Draw from torch's global generator: ``max(w, 1 - w)`` of a Beta variable w, and a permutation.
+
+        Parameters
+        ----------
+        batch
+            Rows.
+        concentration
+            Both parameters of the Beta distribution; 1 is uniform.
+
+        Notes
+        -----
+        Source: Zhang et al., ICLR 2018 (mixup); the larger part stays dominant as in Zhou et al., MICCAI 2020.
+        """
+        both = torch.tensor(concentration, dtype=torch.float64)
+        weight = float(torch.distributions.Beta(both, both).sample())
+        return cls(max(weight, 1 - weight), torch.randperm(batch))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Blend every row of ``batch ...`` with its partner."""
+        return torch.lerp(rows[self.partners.to(rows.device)], rows, self.weight)
