@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlabeled.losses import contrastive
-from unlabeled.losses.contrastive import info_nce, nt_xent
+from unlabeled.losses.contrastive import estimate_total, info_nce, noise_contrast, nt_xent
 
 
 def rows(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -154,3 +154,45 @@ def test_half_precision_and_autocast_work_in_single_precision():
 def test_views_of_unequal_number_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 2\) and \(2, 2\)"):
         nt_xent(torch.rand(3, 2), torch.rand(2, 2))
+
+
+def plain_noise_contrast(query, key, queue, total, images, temperature, eps):
+    """The published formula, with plain probabilities."""
+    cost = 0.0
+    noise = len(queue) / images
+    for anchor, own in zip(query, key, strict=True):
+        p = torch.exp(anchor @ own / temperature) / total
+        cost -= torch.log(p / (p + noise + eps))
+        for other in queue:
+            p = torch.exp(anchor @ other / temperature) / total
+            cost -= torch.log(noise / (p + noise + eps))
+    return cost / len(query)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    images=st.integers(1, 10**6),
+    temperature=st.sampled_from([0.07, 0.2, 1.0]),
+    eps=st.sampled_from([0.0, 1e-7, 1e-2]),
+)
+def test_noise_contrast_equals_the_published_formula(seed, images, temperature, eps):
+    query, key, queue = rows(seed, 3, 6), rows(seed + 1, 3, 6), rows(seed + 2, 7, 6)
+    given_ = {"images": images, "temperature": temperature}
+    total = estimate_total(query, key, queue, **given_)
+    both = [
+        value_and_gradients(loss, query)
+        for loss in (
+            lambda q: noise_contrast(q, key, queue, total=total, eps=eps, **given_),
+            lambda q: plain_noise_contrast(q, key, queue, total, images, temperature, eps),
+        )
+    ]
+    torch.testing.assert_close(both[0], both[1])
+
+
+def test_noise_contrast_stays_finite():
+    query = rows(0, 4, 3, dtype=torch.float32)
+    value, (moves,) = value_and_gradients(
+        lambda q: noise_contrast(q, -query, query, total=1e6, images=1e6, temperature=1e-3), query
+    )
+    assert value.isfinite()
+    assert moves.isfinite().all()

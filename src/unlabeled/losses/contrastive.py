@@ -1,13 +1,14 @@
 """Contrastive losses: tell each embedding's partner from the rest.
 
-Both are softmax cross entropies whose gradient is known in closed form, so it is made together with the loss: no matrix
-of logits outlives the call, and half of the passes over it are saved (`benchmarks/contrastive.py`).  They work in single
-precision, also under autocast, as logits reach ``1 / temperature``.
+All work in single precision, also under autocast, as logits reach ``1 / temperature``.  `info_nce` and `nt_xent` are
+softmax cross entropies whose gradient is known in closed form, so it is made together with the loss: no matrix of logits
+outlives the call, and half of the passes over it are saved (`benchmarks/contrastive.py`).
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -80,6 +81,81 @@ def nt_xent(
         raise ValueError(f"views of shapes {tuple(first.shape)} and {tuple(second.shape)}")
     with torch.autocast(first.device.type, enabled=False):
         return _apply(_OtherView, _exact(first), _exact(second), temperature)
+
+
+def noise_contrast(
+    query: Float[Tensor, "batch dim"],
+    key: Float[Tensor, "batch dim"],
+    queue: Float[Tensor, "queued dim"],
+    *,
+    total: Tensor | float,
+    images: Tensor | float,
+    temperature: float = 0.07,
+    eps: float = 1e-5,
+) -> Float[Tensor, ""]:
+    """Cost of calling each query's own key data and each queued one noise, every time anew [nat].
+
+    With ``p = exp(similarity / temperature) / total`` and the noise's share ``n = queued / images`` a query costs
+    ``-log p / (p + n + eps)`` for its own key and ``-log n / (p + n + eps)`` for every queued one; computed with
+    logarithms throughout, so nothing overflows.  Rows as in `info_nce`; the gradient reaches `query` alone.
+
+    Parameters
+    ----------
+    query, key, queue
+        As in `info_nce`.
+    total
+        What makes exponentials probabilities, fixed at the first batch (`estimate_total`).
+    images
+        Images to learn from.
+    temperature
+        Divides the similarities.
+    eps
+        Keeps quotients finite.
+
+    Notes
+    -----
+    Source: Wu et al., CVPR 2018, equations 4 to 8, as in the official code of CMC (Tian et al., ECCV 2020).
+
+    >>> eye = torch.eye(2)
+    >>> noise_contrast(eye[:1], eye[:1], eye[1:], total=1, images=1, temperature=1, eps=0)  # log (e+1)/e + log 2
+    tensor(1.0064)
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        own, others = _similarities(query, key, queue, temperature)
+        noise = torch.as_tensor(len(queue) / images, dtype=own.dtype, device=own.device)
+        level = torch.as_tensor(total, dtype=own.dtype, device=own.device).log()
+        level = level + (noise + eps).log()
+        called_data = F.softplus(level - own)
+        called_noise = F.softplus(others - level) + ((noise + eps) / noise).log()
+        return (called_data + called_noise.sum(1)).mean()
+
+
+@torch.no_grad()
+def estimate_total(
+    query: Float[Tensor, "batch dim"],
+    key: Float[Tensor, "batch dim"],
+    queue: Float[Tensor, "queued dim"],
+    *,
+    images: Tensor | float,
+    temperature: float = 0.07,
+) -> Float[Tensor, ""]:
+    """Estimate the sum of exponentials over all images from one batch: their mean times `images`.
+
+    >>> eye = torch.eye(2)
+    >>> estimate_total(eye[:1], eye[:1], eye[1:], images=10, temperature=1)  # 10 (e + 1) / 2
+    tensor(18.5914)
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        own, others = _similarities(query, key, queue, temperature)
+        return torch.cat([own[:, None], others], dim=1).exp().mean() * images
+
+
+def _similarities(
+    query: Tensor, key: Tensor, queue: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Give the logits of the own keys ``batch`` and of the queued ones ``batch queued``."""
+    rows, own, others = (_exact(each) for each in (query, key.detach(), queue.detach()))
+    return (rows * own).sum(1) / temperature, rows @ others.T / temperature
 
 
 class _OwnKey(torch.autograd.Function):
