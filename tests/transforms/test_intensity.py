@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlabeled.rng import generator
-from unlabeled.transforms.intensity import BezierCurve, BezierIntensity
+from unlabeled.transforms.intensity import (
+    BezierCurve,
+    BezierIntensity,
+    RandomGamma,
+    raise_to,
+)
 
 unit = st.floats(0, 1, width=32)
 points = st.tuples(unit, unit)
@@ -102,3 +107,29 @@ def test_probabilities():
 def test_whole_numbers_are_refused():
     with pytest.raises(TypeError, match="int64"):
         BezierCurve((0.2, 0.7), (0.4, 0.1))(torch.arange(5))
+
+
+def test_powers_equal_the_published_ones(golden):
+    arrays = np.load(golden / "superpixel-fewshot" / "transforms.npz")
+    image = torch.from_numpy(arrays["image"])
+    for power in ("0.50", "1.00", "1.49"):
+        mapped = raise_to(image, float(power)).numpy()
+        assert np.abs(mapped - arrays[f"gamma_{power}"]).max() < 0.01
+
+
+@given(seed=st.integers(0, 2**31), low=st.floats(-5, 5), spread=st.floats(0, 100))
+def test_a_power_keeps_range_and_order(seed, low, spread):
+    rng = torch.Generator().manual_seed(seed)
+    image = low + spread * torch.rand(1, 8, 8, generator=rng)
+    mapped = RandomGamma()(image, rng)
+    tight = 1e-3 * (1 + spread)
+    assert image.min() - tight <= mapped.min() <= mapped.max() <= image.max() + tight
+    order = image.flatten().argsort()
+    assert (mapped.flatten()[order].diff() >= -tight).all()
+    assert torch.allclose(RandomGamma(1, 1)(image, rng), image, atol=1e-4 * (1 + spread))
+
+
+def test_powers_are_drawn_from_their_whole_range():
+    drawn = [RandomGamma().draw(torch.Generator().manual_seed(n)) for n in range(300)]
+    assert 0.5 <= min(drawn) < 0.52
+    assert 1.48 < max(drawn) <= 1.5

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from unlabeled.transforms import _kernels
 from unlabeled.transforms._draws import chance, uniforms
 
+_SMALLEST_RANGE = 1e-5  # added to the range, for constant images (official code)
 _CHORDS = 2048  # of a curve; errors stay below 1e-5, which a test asserts
 
 
@@ -72,3 +73,36 @@ class BezierIntensity:
     def __call__(self, image: Tensor, rng: Generator) -> Tensor:
         """Map ``channel *space``, intensities in [0, 1]."""
         return self.draw(rng)(image) if chance(self.p, rng) else image.clone()
+
+
+@dataclass(frozen=True)
+class RandomGamma:
+    """Raise intensities to a random power, between the image's own smallest and largest (Ouyang et al., ECCV 2020).
+
+    Parameters
+    ----------
+    low, high
+        Range of the power; 1 changes nothing.
+    """
+
+    low: float = 0.5
+    high: float = 1.5
+
+    def draw(self, rng: Generator) -> float:
+        """Draw a power."""
+        return self.low + (self.high - self.low) * uniforms(1, rng)[0]
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Change ``channel *space``; all channels share range and power."""
+        return raise_to(image, self.draw(rng))
+
+
+def raise_to(image: Tensor, power: float) -> Tensor:
+    """Raise intensities to a power within their range, ``r ((x - min) / r) ** power + min``, where `r` is max - min.
+
+    >>> raise_to(torch.tensor([2.0, 3.0, 4.0]), 2.0)
+    tensor([2.0000, 2.5000, 4.0000])
+    """
+    low, high = image.amin(), image.amax()
+    spread = high - low + _SMALLEST_RANGE
+    return spread * ((image - low + _SMALLEST_RANGE) / spread) ** power + low
