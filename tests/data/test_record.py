@@ -77,6 +77,18 @@ def test_standardised_scans_are_padded_with_the_windows_low_end(tmp_path: Path) 
     assert outside[0, 0, 0, 0] == pytest.approx(whole.min().item(), abs=1e-5)
 
 
+def test_what_is_standardised_without_clipping_can_be_undone(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(300, 50, (2, 30, 31)).astype(np.float32)
+    array[0, 0, :5] = [-4000, 9000, 5000, 0, 12]
+    record = keep(tmp_path, array, rule=IntensityRule(kind="standard"))
+    whole = record.patch((0, 0), (30, 31))
+    assert whole.mean().abs() < 0.01
+    assert whole.std() == pytest.approx(1, abs=0.1)
+    given_back = [r.undo(each) for r, each in zip(record.rescalings, whole, strict=True)]
+    np.testing.assert_allclose(torch.stack(given_back), array, rtol=1e-5, atol=1e-3)
+    assert (record.patch((-4, 0), (4, 4)) == 0).all()
+
+
 def test_a_picture_in_colour_keeps_its_colours(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, (3, 50, 60)).astype(np.uint8)
     record = keep(tmp_path, array)

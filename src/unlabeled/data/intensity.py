@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUANTILES = 1001  # of the foreground, in steps of 0.1 %, so that 0.5 and 99.5 % are kept exactly
 
@@ -18,14 +22,15 @@ class IntensityRule:
     Parameters
     ----------
     kind
-        ``window``: the window becomes [0, 1]; ``zscore``: mean 0 and deviation 1 over the foreground after clipping.
+        ``window``: the window becomes [0, 1]; ``zscore``: mean 0 and deviation 1 over the foreground after clipping;
+        ``standard``: the same without clipping, for methods that give intensities back.
     ct
         Window of CT scans [HU]: absolute, the same for every scan.
     percentiles
         Window of every other modality: percentiles of the scan's own foreground, as their units mean nothing.
     """
 
-    kind: Literal["window", "zscore"] = "window"
+    kind: Literal["window", "zscore", "standard"] = "window"
     ct: tuple[float, float] = (-1000.0, 1000.0)
     percentiles: tuple[float, float] = (0.5, 99.5)
 
@@ -83,7 +88,7 @@ class Rescaling:
     Parameters
     ----------
     low, high
-        Window, in the scan's intensities (HU for CT).
+        Window, in the scan's intensities (HU for CT); infinite where nothing is clipped.
     centre, width
         What becomes 0, and the length that becomes 1.
     """
@@ -96,6 +101,9 @@ class Rescaling:
     @classmethod
     def under(cls, rule: IntensityRule, statistics: Statistics) -> Rescaling:
         """Apply a rule to a scan; a constant scan gets a width of one instead of zero."""
+        if rule.kind == "standard":
+            width = statistics.std if statistics.std > 0 else 1.0
+            return cls(-math.inf, math.inf, statistics.mean, width)
         if statistics.modality == "CT":
             low, high = rule.ct
         else:
@@ -107,7 +115,18 @@ class Rescaling:
         mean, std = statistics.clipped(low, high)
         return cls(low, high, mean, std if std > 0 else 1.0)
 
+    def undo(self, image: Tensor) -> Tensor:
+        """Give intensities for network input; what was clipped stays at the window's end.
+
+        >>> import torch
+        >>> Rescaling(0.0, 500.0, 100.0, 50.0).undo(torch.tensor([-1.0, 2.0]))
+        tensor([ 50., 200.])
+        """
+        return image * self.width + self.centre
+
     @property
     def padding(self) -> float:
-        """What lies beyond the scan, after rescaling: the window's low end."""
+        """What lies beyond the scan, after rescaling: the window's low end; without a window, the mean."""
+        if math.isinf(self.low):
+            return 0.0
         return float(np.float32(self.low - self.centre) * np.float32(1.0 / self.width))

@@ -145,7 +145,7 @@ class Record:
 
     @property
     def window(self) -> tuple[float, float]:
-        """Low and high end of the first channel's window (HU for CT)."""
+        """Low and high end of the first channel's window (HU for CT); infinite where the rule clips nothing."""
         first = self.rescalings[0]
         return first.low, first.high
 
@@ -162,7 +162,8 @@ class Record:
         Returns
         -------
         Tensor
-            ``channel *size``, float32, rescaled under the rule; beyond the scan, the window's low end.
+            ``channel *size``, float32, rescaled under the rule; beyond the scan, the window's low end (without a
+            window, the mean).
 
         Raises
         ------
