@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shapes import write_shapes
+
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
@@ -20,6 +22,14 @@ SMALL: dict[str, Any] = {
 #: options of one method that make it small: by slug
 OWN: dict[str, dict[str, Any]] = {
     "global-local-contrast": {"epochs": 8, "local_batch_size": 2},
+    "gloria": {
+        "image_size": 40,
+        "enlarge": 0,
+        "words": 16,
+        "text_width": 16,
+        "text_layers": 2,
+        "text_heads": 2,
+    },
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
 }
 
@@ -36,8 +46,14 @@ def write_volumes(folder: Path, dims: int) -> Path:
     return folder
 
 
+def write_reports(folder: Path, dims: int) -> Path:
+    """Write eight pictures with reports, for methods that read; give the manifest."""
+    return write_shapes(folder, 8)
+
+
 #: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
 OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
+    "gloria": write_reports,
     "global-local-contrast": write_volumes,
 }
 
