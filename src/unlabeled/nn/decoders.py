@@ -180,8 +180,8 @@ def build_decoder(
     Parameters
     ----------
     encoder
-        The encoder whose feature maps it takes; ``unet`` and ``unet-6`` bring their own, every other gets a
-        `SkipDecoder`.
+        The encoder whose feature maps it takes; ``unet``, ``unet-6`` and ``care-unet`` bring their own, every
+        other gets a `SkipDecoder`.
     out_channels
         Channels of the result, at the image's resolution, without activation.
     kind
@@ -204,6 +204,11 @@ def build_decoder(
 
         if isinstance(encoder, UNet6Encoder):
             return UNet6Decoder(encoder, out_channels=out_channels)
+    if encoder.name.startswith("care-unet"):
+        from unlabeled.nn.care import CareDecoder, CareEncoder
+
+        if isinstance(encoder, CareEncoder):
+            return CareDecoder(encoder, out_channels=out_channels)
     return SkipDecoder(encoder, out_channels=out_channels)
 
 
@@ -228,13 +233,18 @@ def build_first_blocks(encoder: Encoder, blocks: int) -> nn.Module:
     Raises
     ------
     OptionError
-        The decoder has fewer blocks that merge a map of the encoder.
+        The decoder has fewer blocks that merge a map of the encoder, or they narrow what they give.
     """
     most = len(encoder.channels) - 1
     if not 1 <= blocks <= most:
         raise OptionError(
             f"{blocks} blocks of a decoder are asked for, and that of {encoder.name} has {most}",
             f"Give --decoder-blocks 1 to {most}.",
+        )
+    if encoder.name.startswith("care-unet"):
+        raise OptionError(
+            f"the blocks of {encoder.name}'s decoder do not have the channels of the encoder's maps",
+            "Give another --encoder: unet-6, for instance.",
         )
     decoder = build_decoder(encoder, out_channels=1)
     for name, part in list(decoder.named_children()):

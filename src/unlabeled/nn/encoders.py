@@ -14,6 +14,9 @@ from unlabeled.errors import OptionError
 _NAMES = (
     "unet",
     "unet-6",
+    "care-unet",
+    "care-unet-3",
+    "care-unet-tiny",
     "resenc-tiny",
     "resenc-s",
     "resenc-m",
@@ -95,6 +98,8 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ===============  ==============================================================================================
     ``unet``         the contracting half of the U-Net of Models Genesis
     ``unet-6``       the contracting half of a narrow U-Net of six levels, for slices
+    ``care-unet``    the contracting half of the U-Net of CARE and Noise2Void, halved 4 times; ``-3``: 3 times; ``-tiny``:
+                     twice, narrow
     ``resenc-tiny``  nnU-Net's residual encoder in 4 narrow stages, for CPUs and demonstrations
     ``resenc-s``     ``resenc-m`` with half the channels and half the blocks
     ``resenc-m``     nnU-Net's ResEnc M: 6 stages in 3D (plan of 128^3 voxels), 8 in 2D (plan of 512^2)
@@ -131,6 +136,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.unet6 import UNet6Encoder
 
         return UNet6Encoder(dims=dims, in_channels=in_channels)
+    if family == "care":
+        from unlabeled.nn.care import CareEncoder
+
+        return CareEncoder(name, dims=dims, in_channels=in_channels)
     if family == "unet":
         from unlabeled.nn.unet import UNetEncoder
 

@@ -1,0 +1,138 @@
+"""The U-Net of CARE, which Noise2Void and VoidSeg share (csbdeep; Weigert et al., Nature Methods 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled.errors import OptionError
+from unlabeled.nn.decoders import fit
+from unlabeled.nn.encoders import Encoder, check_image
+from unlabeled.nn.unet import SwitchableBatchNorm
+
+#: Halvings, and channels of the first level, by name.
+SIZES: Mapping[str, tuple[int, int]] = {
+    "care-unet": (4, 32),
+    "care-unet-3": (3, 32),
+    "care-unet-tiny": (2, 8),
+}
+
+
+class CareBlock(nn.Module):
+    """Convolution of edge 3 with bias, batch normalisation, ReLU; initialised as Keras does (Glorot, uniform)."""
+
+    def __init__(self, dims: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.conv = convolution(in_channels, out_channels, kernel_size=3, padding=1)
+        self.norm = SwitchableBatchNorm(out_channels, eps=1e-3)
+        initialise(self.conv)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute the block; ``batch channel *space`` stays as large."""
+        return F.relu(self.norm(self.conv(image)), inplace=True)
+
+
+class CareEncoder(Encoder):
+    """Contracting half: two blocks a level and a maximum over 2; the last level widens and narrows again.
+
+    With ``care-unet`` and ``in_channels=1``, feature maps have 32, 64, 128, 256 and 256 channels at strides 1 to 16.
+    Images of any size serve: odd edges are halved rounding up (the published code pads them).  In 3D, the same layers
+    with one more axis, as csbdeep has them.
+
+    Parameters
+    ----------
+    name
+        ``care-unet`` halves four times, ``care-unet-3`` three times; ``care-unet-tiny`` twice, with a quarter of the
+        channels (ours, for CPUs).
+    dims
+        Axes of space, 2 or 3.
+    in_channels
+        Channels of the image.
+    """
+
+    entry: ClassVar[str] = "levels.0.0.conv"
+
+    def __init__(self, name: str = "care-unet", *, dims: int, in_channels: int = 1) -> None:
+        super().__init__()
+        halvings, first = SIZES[name]
+        self.name, self.dims, self.in_channels = name, dims, in_channels
+        widths = [first * 2**level for level in range(halvings + 1)]
+        leaving = [*widths[:-1], widths[-2]]
+        self.channels = tuple(leaving)
+        self.strides = tuple((2**level,) * dims for level in range(halvings + 1))
+        self.levels = nn.ModuleList()
+        entering = in_channels
+        for middle, last in zip(widths, leaving, strict=True):
+            self.levels.append(
+                nn.Sequential(CareBlock(dims, entering, middle), CareBlock(dims, middle, last))
+            )
+            entering = last
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Compute one map a level from ``batch channel *space``, fine to coarse."""
+        # in training, batch normalisation needs two values a channel
+        alone = self.training and image.shape[0] == 1
+        check_image(self, image, positions=2 if alone else 1)
+        pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
+        maps: list[Tensor] = []
+        for level in self.levels:
+            image = level(pool(image, 2, ceil_mode=True) if maps else image)
+            maps.append(image)
+        return maps
+
+
+class CareDecoder(nn.Module):
+    """Expanding half: repeat each voxel, set the level's skip behind, two blocks; a 1x1 convolution last.
+
+    Parameters
+    ----------
+    encoder
+        The contracting half, which says how many channels come.
+    out_channels
+        Channels of the result.
+
+    Attributes
+    ----------
+    head
+        The last convolution, without activation: the only part that another task replaces.
+    """
+
+    def __init__(self, encoder: CareEncoder, *, out_channels: int) -> None:
+        super().__init__()
+        if out_channels < 1:
+            raise OptionError(f"a decoder gives at least one channel, not {out_channels}")
+        dims = encoder.dims
+        *skips, coarse = encoder.channels
+        self.levels = nn.ModuleList()
+        for skip, leaving in zip(reversed(skips), [*reversed(skips[:-1]), skips[0]], strict=True):
+            self.levels.append(
+                nn.Sequential(CareBlock(dims, coarse + skip, skip), CareBlock(dims, skip, leaving))
+            )
+            coarse = leaving
+        pointwise = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.head = pointwise(coarse, out_channels, kernel_size=1)
+        initialise(self.head)
+
+    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
+        """Compute ``batch out_channels *space``.
+
+        The finest map has the image's own resolution, so `space`, which other decoders need, changes nothing.
+        """
+        *skips, image = features
+        for level, skip in zip(self.levels, reversed(skips), strict=True):
+            doubled = fit(F.interpolate(image, scale_factor=2), skip.shape[2:])
+            image = level(torch.cat([doubled, skip], dim=1))
+        decoded: Tensor = self.head(image)
+        return decoded
+
+
+def initialise(layer: nn.Conv2d | nn.Conv3d) -> None:
+    """Draw a kernel as Keras does: Glorot, uniform; biases are 0."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
