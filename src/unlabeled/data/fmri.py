@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.data.formats.contents import guarded, require_file
 from unlabeled.data.scan import Grid, Recording, Scan, ScanFile, Source
-from unlabeled.errors import ScanError
+from unlabeled.errors import DataError, ScanError
+
+if TYPE_CHECKING:  # records import torch, and the readers do without it
+    from unlabeled.data.record import Record
 
 RESPONSES = "responses"  # name among `Scan.extras` and `Record.extras`: ``1 repeats voxels``
 FORMATS = ("npy", "nifti")
@@ -118,6 +121,39 @@ def reliability(
         return np.ones(voxels, np.float32)
     relative: NDArray[np.float64] = ratio / mean
     return relative.astype(np.float32)
+
+
+def common_voxels(records: Sequence[Record]) -> int:
+    """Count the voxels of the responses of one person.
+
+    Raises
+    ------
+    DataError
+        There is no response, responses differ in their voxels, or they are of several people.
+    """
+    heard = [record for record in records if record.source.responses]
+    if not heard:
+        raise DataError(
+            f"none of {len(records)} scans has a response of a brain",
+            "Give a manifest whose column `response` names samples of runs: "
+            "stimuli/cat.png,runs/run07.npy#12 (image,response).",
+        )
+    people = sorted({record.subject for record in heard})
+    if len(people) > 1:
+        raise DataError(
+            f"the responses are of {len(people)} people ({', '.join(people[:3])}), whose voxels do not correspond",
+            "Write a manifest for each person.",
+        )
+    counts: dict[int, list[Record]] = {}
+    for record in heard:
+        counts.setdefault(record.extras[RESPONSES].shape[-1], []).append(record)
+    if len(counts) > 1:
+        told = [f"{size} voxels in {rows[0].source.name}" for size, rows in sorted(counts.items())]
+        raise DataError(
+            f"responses differ in their voxels: {', '.join(told[:3])}",
+            "Cut the same region out of all runs: the column `region` names its mask.",
+        )
+    return next(iter(counts))
 
 
 def _read_one(one: Recording, region: ScanFile | None) -> NDArray[np.float32]:

@@ -56,15 +56,22 @@ def halving(every: int, factor: float = 0.5) -> Callable[[float, float], float]:
     return schedule
 
 
-def stepping(at: Sequence[float], factor: float = 0.1) -> Callable[[float, float], float]:
+def stepping(
+    at: Sequence[float], factor: float = 0.1, of: float | None = None
+) -> Callable[[float, float], float]:
     """Multiply the rate by `factor` when each of some numbers of epochs has passed (torch's MultiStepLR).
+
+    With `of`, the numbers are those of a training of so many epochs, and are stretched to the one at hand.
 
     >>> [round(stepping((60, 80))(epoch, 120), 3) for epoch in (0, 59.9, 60, 80)]
     [1.0, 1.0, 0.1, 0.01]
+    >>> [stepping((2, 3), 0.5, of=4)(epoch, 8) for epoch in (3.9, 4, 6)]
+    [1.0, 0.5, 0.25]
     """
 
     def schedule(epoch: float, epochs: float) -> float:
-        return float(factor ** sum(epoch >= end for end in at))
+        place = epoch if of is None else epoch * of / epochs
+        return float(factor ** sum(place >= end for end in at))
 
     return schedule
 
@@ -95,19 +102,5 @@ def polynomial(power: float = 0.9) -> Callable[[float, float], float]:
 
     def schedule(epoch: float, epochs: float) -> float:
         return float((1 - min(max(epoch / epochs, 0.0), 1.0)) ** power)
-
-    return schedule
-
-
-def stepped(at: Sequence[int], factor: float, of: int) -> Callable[[float, float], float]:
-    """Multiply the rate by `factor` at each of some epochs of a table of `of`, stretched to the length of the training.
-
-    >>> [stepped((2, 3), 0.1, of=4)(epoch, 8) for epoch in (3.9, 4, 6)]
-    [1.0, 0.1, 0.01]
-    """
-
-    def schedule(epoch: float, epochs: float) -> float:
-        passed = sum(epoch * of / epochs >= each for each in at)
-        return float(round(1 / factor) ** -passed) if factor < 1 else float(factor**passed)
 
     return schedule

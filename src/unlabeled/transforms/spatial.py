@@ -44,3 +44,38 @@ class RepeatedFlip:
         drawn = self.draw(image.ndim - 1, rng)
         odd = [axis + 1 for axis in range(image.ndim - 1) if drawn.count(axis) % 2]
         return torch.flip(image, odd) if odd else image.clone()
+
+
+@dataclass(frozen=True)
+class EdgeShift:
+    """Move an image by whole voxels and repeat its edge behind it (Beliy et al., NeurIPS 2019).
+
+    Parameters
+    ----------
+    most
+        Largest shift along each axis [voxel]; 0 moves nothing.
+    """
+
+    most: int = 5
+
+    def draw(self, dims: int, rng: Generator) -> tuple[int, ...]:
+        """Draw a shift for each axis of space, evenly from ``-most`` to ``most``."""
+        drawn = torch.randint(-self.most, self.most + 1, (dims,), generator=rng)
+        return tuple(drawn.tolist())
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Shift ``channel *space``."""
+        return shift_edges(image, self.draw(image.ndim - 1, rng))
+
+
+def shift_edges(image: Tensor, shift: tuple[int, ...]) -> Tensor:
+    """Move ``channel *space`` towards higher positions by whole voxels; what comes in repeats the edge.
+
+    >>> shift_edges(torch.tensor([[1, 2, 3]]), (1,))
+    tensor([[1, 1, 2]])
+    """
+    for axis, by in enumerate(shift, start=1):
+        if by:
+            edge = image.shape[axis]
+            image = image.index_select(axis, (torch.arange(edge) - by).clamp(0, edge - 1))
+    return image.clone()
