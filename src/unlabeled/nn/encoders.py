@@ -27,6 +27,7 @@ _NAMES = (
     "vit-s",
     "vit",
     "landmark-cnn",
+    "caffenet",
 )
 
 
@@ -108,6 +109,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ``vit-tiny/-s``  vision transformers of width 192 and 384, patch 16 (2D) or 8 (3D)
     ``vit``          vision transformer B/16
     ``landmark-cnn`` twelve convolutions without normalisation, halved seven times: the network of shape landmarks
+    ``caffenet``     CaffeNet's first layer at stride 2 and two strided convolutions: predicts a brain's responses
     ===============  ==============================================================================================
 
     Parameters
@@ -152,6 +154,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.vit import VisionTransformer
 
         return VisionTransformer(name, dims=dims, in_channels=in_channels)
+    if family == "caffenet":
+        from unlabeled.nn.caffenet import CaffeNetEncoder
+
+        return CaffeNetEncoder(dims=dims, in_channels=in_channels)
     if family == "landmark":
         from unlabeled.nn.landmark_cnn import LandmarkCNN
 
