@@ -228,6 +228,7 @@ def write_encoder(
     metadata = {
         **origin_facts(options.encoder, method.encoder.dims, records),
         "slug": slug,
+        "options": {name: getattr(options, name) for name in options.names()},
         "patch_size": list(options.patch_size),
         "data": fingerprint(records),
         "licence": "of the scans it was learnt from",
@@ -235,8 +236,7 @@ def write_encoder(
     }
     save_encoder(folder.encoder, method.carries(), metadata)
     if method.makes:
-        every = {name: getattr(options, name) for name in options.names()}
-        whole = {**metadata, "channels": records[0].channels, "options": every}
+        whole = {**metadata, "channels": records[0].channels}
         save_encoder(folder.path / WHOLE, {"method": method}, whole)
 
 
