@@ -1,8 +1,10 @@
-"""Noise in place of parts of an image: in-painting and out-painting."""
+"""What a network must not see: noise in place of boxes (in- and out-painting), neighbours in place of voxels."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -173,3 +175,73 @@ def _paintable(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         raise TypeError(f"painting needs intensities in [0, 1], not {image.dtype}")
     return image
+
+
+class Blinded(NamedTuple):
+    """An image with blind spots, ``channel *space``, and where they are."""
+
+    image: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class BlindSpots:
+    """Replace single voxels by others of their neighbourhood (Noise2Void, Krull et al., CVPR 2019).
+
+    The image is divided into boxes of equal edges, and one voxel is drawn evenly in each; those that fall beyond the
+    image are left out.  Each is replaced by a voxel drawn evenly from the window about it, itself included; near
+    borders the window moves inwards and keeps its size.  Channels have blind spots of their own.
+
+    Parameters
+    ----------
+    percent
+        Aimed share of hidden voxels [%]; a box has 100 / `percent` voxels, its edge rounded.
+    radius
+        Reach of the window to each side [voxel].
+    """
+
+    percent: float = 0.784
+    radius: int = 5
+
+    def edge(self, dims: int) -> int:
+        """Give the edge of a box [voxel].
+
+        >>> BlindSpots().edge(2), BlindSpots().edge(3)
+        (11, 5)
+        """
+        return max(1, round(math.pow(100 / self.percent, 1 / dims)))
+
+    def draw(self, space: tuple[int, ...], rng: Generator) -> tuple[Tensor, Tensor]:
+        """Draw spots and the voxels that replace them, both ``spot axis`` [voxel]."""
+        dims, edge = len(space), self.edge(len(space))
+        firsts = [torch.arange(0, extent, edge) for extent in space]
+        corners = torch.stack(torch.meshgrid(*firsts, indexing="ij"), -1).view(-1, dims)
+        numbers = torch.rand(2, len(corners), dims, dtype=torch.float64, generator=rng)
+        extents = torch.tensor(space)
+        spots = corners + (numbers[0] * edge).long()
+        inside = (spots < extents).all(1)
+        spots = spots[inside]
+        window = extents.clamp(max=2 * self.radius + 1)
+        start = torch.minimum((spots - self.radius).clamp(min=0), extents - window)
+        return spots, start + (numbers[1][inside] * window).long()
+
+    def __call__(self, image: Tensor, rng: Generator) -> Blinded:
+        """Blind ``channel *space``."""
+        hidden = torch.zeros_like(image, dtype=torch.bool)
+        blinded = image.clone()
+        for channel, original in enumerate(image):
+            spots, donors = self.draw(tuple(original.shape), rng)
+            blinded[channel] = replace_spots(original, spots, donors)
+            hidden[channel][tuple(spots.T)] = True
+        return Blinded(blinded, hidden)
+
+
+def replace_spots(image: Tensor, spots: Tensor, donors: Tensor) -> Tensor:
+    """Give a copy of ``*space`` whose `spots` hold what `donors` held before any was replaced; both ``spot axis``.
+
+    >>> replace_spots(torch.tensor([1, 2, 3]), torch.tensor([[0], [1]]), torch.tensor([[1], [2]]))
+    tensor([2, 3, 3])
+    """
+    replaced = image.clone()
+    replaced[tuple(spots.T)] = image[tuple(donors.T)]
+    return replaced
