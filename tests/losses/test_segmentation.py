@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlabeled.losses.segmentation import dice_cross_entropy, dice_loss
+from unlabeled.losses.segmentation import (
+    dice_cross_entropy,
+    dice_loss,
+    weighted_cross_entropy,
+)
 
 
 def drawn(seed: int, batch: int = 3, classes: int = 3, edge: int = 5) -> tuple[torch.Tensor, ...]:
@@ -94,3 +99,23 @@ def test_half_precision_logits_are_summed_in_full_precision() -> None:
     logits = torch.zeros(1, 2, 70000, dtype=torch.float16)
     labels = torch.ones(1, 70000, dtype=torch.int64)
     assert float(dice_loss(logits, labels)) == pytest.approx(1 - 1 / 1.5, abs=1e-3)
+
+
+def test_published_weighted_cross_entropy(golden) -> None:
+    known = np.load(golden / "voidseg" / "three_class_target_and_loss.npz")
+    logits = torch.from_numpy(known["logits"]).moveaxis(-1, 1)
+    labels = torch.from_numpy(known["three_class"]).long()
+    for weights, name in [([1, 1, 5], "loss_weights_1_1_5"), ([1, 1, 1], "loss_weights_1_1_1")]:
+        ours = weighted_cross_entropy(logits, labels, [float(w) for w in weights])
+        assert ours.item() == pytest.approx(float(known[name]), abs=1e-5)
+
+
+def test_a_voxel_left_out_costs_nothing_but_counts() -> None:
+    logits, labels = drawn(0)
+    without = labels.clone()
+    without[0, 0, 0] = -1
+    single = torch.nn.functional.cross_entropy(logits[:1, :, 0, 0], labels[:1, 0, 0])
+    gap = weighted_cross_entropy(logits, labels, [1.0] * 3) - weighted_cross_entropy(
+        logits, without, [1.0] * 3
+    )
+    assert gap.item() * labels.numel() == pytest.approx(single.item(), rel=1e-3)

@@ -1,6 +1,8 @@
-"""Losses of segmentation: soft Dice, Dice + cross entropy, focal loss + logarithm of Dice."""
+"""Losses of segmentation: soft Dice, Dice + cross entropy, focal loss + logarithm of Dice, weighted cross entropy."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ def dice_loss(
     labels: Int[Tensor, batch * space],
     *,
     batch: bool = False,
+    background: bool = False,
 ) -> Float[Tensor, ""]:
     """One minus the soft Dice of the foreground classes that are there, averaged [0 to 1].
 
@@ -23,12 +26,14 @@ def dice_loss(
     Parameters
     ----------
     logits
-        Before the softmax; class 0 is the background and gives no term.
+        Before the softmax; class 0 is the background and gives no term unless `background` says so.
     labels
         Class of every voxel, 0 to classes - 1.
     batch
         Count overlaps over the whole batch, as if it were one scan (the steadier choice where classes are rare),
         instead of sample by sample.
+    background
+        Whether class 0 gives a term as well (Chaitanya et al., NeurIPS 2020).
 
     Notes
     -----
@@ -41,9 +46,10 @@ def dice_loss(
     >>> dice_loss(logits, torch.tensor([[0, 0]]))                  # nothing there to overlap with
     tensor(0.)
     """
-    classes = torch.arange(1, logits.shape[1], device=logits.device)
+    first = 0 if background else 1
+    classes = torch.arange(first, logits.shape[1], device=logits.device)
     truth = labels[:, None] == classes.view(1, -1, *[1] * (labels.ndim - 1))
-    likely = logits.float().softmax(1)[:, 1:]
+    likely = logits.float().softmax(1)[:, first:]
     space = tuple(range(2, logits.ndim))
     over = (0, *space) if batch else space
     overlap = (likely * truth).sum(over)
@@ -112,3 +118,25 @@ def focal_dice(
     over = (0, *range(2, found.ndim))
     dice = (2 * (likely * truth).sum(over) + smooth) / (likely.sum(over) + truth.sum(over) + smooth)
     return focal * (error * cross).mean() - dice.log().mean()
+
+
+def weighted_cross_entropy(
+    logits: Float[Tensor, "batch classes *space"],
+    labels: Int[Tensor, batch * space],
+    weights: Sequence[float],
+) -> Float[Tensor, ""]:
+    """Mean over all voxels of the cross entropy [nat] times the weight of the true class.
+
+    Divided by the number of voxels, not by the sum of their weights, so that a batch with more of a heavy class costs
+    more.  A voxel labelled -1 costs nothing, but counts.
+
+    Notes
+    -----
+    Source: the VoidSeg code (Prakash et al., ISBI 2020).
+
+    >>> weighted_cross_entropy(torch.zeros(1, 2, 2), torch.tensor([[0, 1]]), [1.0, 3.0])    # 2 log 2
+    tensor(1.3863)
+    """
+    weight = torch.tensor(weights, device=logits.device)
+    summed = F.cross_entropy(logits.float(), labels, weight, ignore_index=-1, reduction="sum")
+    return summed / labels.numel()
