@@ -23,6 +23,7 @@ from unlabeled.data.sampling import (
     draw_start,
     pair_scans,
     patch_size,
+    tiles,
 )
 from unlabeled.data.scan import Grid, Scan, ScanFile, Source
 from unlabeled.rng import generator
@@ -150,3 +151,26 @@ def test_any_scan_may_be_a_partner_when_asked() -> None:
     rng = generator(0)
     assert [pairing.record for pairing in pairings] == records
     assert {pairings[0].draw(rng) for _ in range(100)} == set(records)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), min_size=2, max_size=3),
+    margin=st.integers(0, 9),
+)
+def test_tiles_cover_a_scan_once_and_know_where_they_lie(
+    pairs: list[tuple[int, int]], margin: int
+) -> None:
+    space, edges = zip(*pairs, strict=True)
+    scan = np.arange(int(np.prod(space))).reshape(space)
+    covered = np.zeros(space, int)
+    for tile in tiles(space, edges, (margin,) * len(space)):
+        read = tuple(slice(a, a + n) for a, n in zip(tile.start, tile.size, strict=True))
+        assert scan[read].shape == tile.size
+        assert (scan[read][tile.inner] == scan[tile.place]).all()
+        covered[tile.place] += 1
+        for place, begin, size, extent in zip(
+            tile.place, tile.start, tile.size, space, strict=True
+        ):
+            assert begin == max(0, place.start - margin)
+            assert begin + size == min(extent, place.stop + margin)
+    assert (covered == 1).all()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -158,6 +159,45 @@ def pair_scans(records: Sequence[Record], *, subjects: bool = True) -> tuple[Pai
     if len(own) < 2:
         return ()
     return tuple(Pairing(record, pool, *own[record.subject]) for record in records)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A part of a scan with what surrounds it.
+
+    Parameters
+    ----------
+    start, size
+        What to read [voxel]; never beyond the scan.
+    place, inner
+        Where the part lies in the scan, and in what was read.
+    """
+
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    place: tuple[slice, ...]
+    inner: tuple[slice, ...]
+
+
+def tiles(space: Sequence[int], edges: Sequence[int], margins: Sequence[int]) -> Iterator[Tile]:
+    """Cut a scan into parts of at most given edges, each to be read with a margin on every side where there is one.
+
+    What a network says of a part does not depend on the cutting where the margin holds all that it looks at.
+
+    >>> [(tile.start, tile.size, tile.inner) for tile in tiles((5,), (3,), (1,))]
+    [((0,), (4,), (slice(0, 3, None),)), ((2,), (3,), (slice(1, 3, None),))]
+    """
+    along = [range(0, extent, edge) for extent, edge in zip(space, edges, strict=True)]
+    for first in itertools.product(*along):
+        last = [min(at + edge, n) for at, edge, n in zip(first, edges, space, strict=True)]
+        start = tuple(max(0, at - margin) for at, margin in zip(first, margins, strict=True))
+        stop = [min(n, at + m) for at, m, n in zip(last, margins, space, strict=True)]
+        yield Tile(
+            start=start,
+            size=tuple(end - begin for begin, end in zip(start, stop, strict=True)),
+            place=tuple(slice(a, b) for a, b in zip(first, last, strict=True)),
+            inner=tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start, strict=True)),
+        )
 
 
 def patch_size(record: Record, size: Sequence[int]) -> tuple[int, ...]:
