@@ -255,6 +255,21 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def suit(cls, options: Any, records: Sequence[Record]) -> Any:
+    @classmethod
+    def require(cls, record: Record, options: Any) -> None:
+        """Refuse one scan that `needs` lets pass and these options cannot use: it is left out and named, with why.
+
+        Raises
+        ------
+        ScanError
+            The fact without the scan's name, and the remedy.
+        """
+
+    @classmethod
+    def learns_from(cls, options: Any) -> tuple[str, ...]:
+        """Name the splits of a manifest that it learns from: ``test`` by an option of its own alone, off by default."""
+        return ("train",)
+
         """Suit the options to the prepared scans before the networks are built, or refuse scans that `needs` lets pass.
 
         Suiting twice changes nothing: a run that goes on suits the options that it kept.

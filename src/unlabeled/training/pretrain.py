@@ -14,7 +14,7 @@ from unlabeled import catalogue
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Index, Quarantined, say_modality
 from unlabeled.data.store import Record, Store
-from unlabeled.errors import DataError
+from unlabeled.errors import DataError, ScanError
 from unlabeled.methods._base import Method, SharedOptions
 from unlabeled.methods._registry import find
 from unlabeled.nn.encoders import build_encoder, require_encoder
@@ -129,6 +129,7 @@ def pretrain(
         folder.create(resume=settings.resume, again=again)
     prepared, dims, left_out = _prepare(slug, kind, options, index, settings, root)
     options = fit_dims(options, dims)
+    prepared = _require(kind, options, prepared, index, left_out)
     options = _suit(slug, kind, options, prepared, index)
     training, held_out = split_records(prepared, options.seed, kind.needs.held_out)
     method = build_method(kind, options, dims=dims, channels=training[0].channels)
@@ -187,6 +188,27 @@ def _suit(
     records: Sequence[Record],
     index: Index,
 ) -> SharedOptions:
+def _require(
+    kind: type[Method],
+    options: SharedOptions,
+    records: Sequence[Record],
+    index: Index,
+    left_out: list[Quarantined],
+) -> tuple[Record, ...]:
+    """Leave out the scans that the method refuses under these options."""
+    usable = []
+    for record in records:
+        try:
+            kind.require(record, options)
+        except ScanError as fault:
+            left_out.append(Quarantined(record.source.name, fault.fact, fault.remedy))
+        else:
+            usable.append(record)
+    if not usable:
+        raise nothing_usable(index, left_out)
+    return tuple(usable)
+
+
     """Let the method look at the scans; where it refuses them, say which methods would work instead."""
     try:
         suited: SharedOptions = kind.suit(options, records)
