@@ -254,8 +254,6 @@ class Method(nn.Module, ABC):
         return None
 
     @classmethod
-    def suit(cls, options: Any, records: Sequence[Record]) -> Any:
-    @classmethod
     def require(cls, record: Record, options: Any) -> None:
         """Refuse one scan that `needs` lets pass and these options cannot use: it is left out and named, with why.
 
@@ -266,10 +264,7 @@ class Method(nn.Module, ABC):
         """
 
     @classmethod
-    def learns_from(cls, options: Any) -> tuple[str, ...]:
-        """Name the splits of a manifest that it learns from: ``test`` by an option of its own alone, off by default."""
-        return ("train",)
-
+    def suit(cls, options: Any, records: Sequence[Record]) -> Any:
         """Suit the options to the prepared scans before the networks are built, or refuse scans that `needs` lets pass.
 
         Suiting twice changes nothing: a run that goes on suits the options that it kept.

@@ -181,13 +181,6 @@ def pretrain(
     )
 
 
-def _suit(
-    slug: str,
-    kind: type[Method],
-    options: SharedOptions,
-    records: Sequence[Record],
-    index: Index,
-) -> SharedOptions:
 def _require(
     kind: type[Method],
     options: SharedOptions,
@@ -209,6 +202,13 @@ def _require(
     return tuple(usable)
 
 
+def _suit(
+    slug: str,
+    kind: type[Method],
+    options: SharedOptions,
+    records: Sequence[Record],
+    index: Index,
+) -> SharedOptions:
     """Let the method look at the scans; where it refuses them, say which methods would work instead."""
     try:
         suited: SharedOptions = kind.suit(options, records)
