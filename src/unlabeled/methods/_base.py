@@ -230,6 +230,8 @@ class Method(nn.Module, ABC):
         Mapping[str, str]
     ] = {}  # what fidelity="official" reproduces and "clean" mends
     makes: ClassVar[str] = ""  # what `product` gives, in words; empty where it gives nothing
+    in_channels: ClassVar[int | None] = None  # of the encoder; None: as many as the scans have
+    holds_out: ClassVar[Literal["subject", "scan"]] = "subject"  # whole ones, or scans of one
 
     options: SharedOptions
     encoder: Encoder
@@ -262,6 +264,11 @@ class Method(nn.Module, ABC):
         ScanError
             The fact without the scan's name, and the remedy.
         """
+
+    @classmethod
+    def learns_from(cls, options: Any) -> tuple[str, ...]:
+        """Name the splits of a manifest that it learns from: ``test`` by an option of its own alone, off by default."""
+        return ("train",)
 
     @classmethod
     def suit(cls, options: Any, records: Sequence[Record]) -> Any:
@@ -301,6 +308,10 @@ class Method(nn.Module, ABC):
     def product(self, record: Record) -> Product:
         """Make of one scan what `makes` says, in evaluation mode and without gradients, on the networks' device."""
         raise NotImplementedError(f"{type(self).__name__} makes nothing of a scan by itself")
+
+    def notes(self) -> tuple[str, ...]:
+        """Say in sentences what a person should know of this run: what stands in for weights that were not given."""
+        return ()
 
     def carries(self) -> dict[str, nn.Module]:
         """Name what is carried to the task: ``encoder``, and ``decoder`` where the paper does."""

@@ -131,7 +131,13 @@ def pretrain(
     options = fit_dims(options, dims)
     prepared = _require(kind, options, prepared, index, left_out)
     options = _suit(slug, kind, options, prepared, index)
-    training, held_out = split_records(prepared, options.seed, kind.needs.held_out)
+    training, held_out = split_records(
+        prepared,
+        options.seed,
+        kind.needs.held_out,
+        by=kind.holds_out,
+        splits=kind.learns_from(options),
+    )
     method = build_method(kind, options, dims=dims, channels=training[0].channels)
     loaded = [] if init is None else load_init(method, options, training, init)
     fabric, arithmetic = make_fabric(settings)
@@ -143,6 +149,7 @@ def pretrain(
         arithmetic=arithmetic,
         earlier=folder.read_facts() if settings.resume else {},
     )
+    loaded = [*loaded, *method.notes()]
     facts["loaded"] = loaded
     folder.require_data(facts["listing"], str(scans))
     if is_first_process():
@@ -227,6 +234,7 @@ def build_method(
 ) -> Method:
     """Build a method with its networks; the weights depend on the seed alone."""
     torch.manual_seed(derive(options.seed, "weights"))
+    channels = channels if kind.in_channels is None else kind.in_channels
     encoder = build_encoder(options.encoder, dims=dims, in_channels=channels)
     return kind(options, encoder)
 
@@ -283,7 +291,8 @@ def _prepare(
     left_out = [*index.quarantine, *prepared.quarantine]
     usable, dims = choose_dims(prepared.records, options.dims, kind.needs.dims, left_out)
     usable = meet_needs(slug, kind.needs, usable, index, left_out)
-    usable = same_channels(usable, None, left_out)
+    if kind.in_channels is None:
+        usable = same_channels(usable, None, left_out)
     if not usable:
         raise nothing_usable(index, left_out)
     return usable, dims, left_out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from unlabeled.data.fitness import judge, lacks, lacks_columns
 from unlabeled.data.scan import Index, Quarantined
@@ -108,34 +109,44 @@ def nothing_usable(index: Index, left_out: Sequence[Quarantined]) -> DataError:
 
 
 def split_records(
-    records: Sequence[Record], seed: int, fewest: int = 1
+    records: Sequence[Record],
+    seed: int,
+    fewest: int = 1,
+    *,
+    by: Literal["subject", "scan"] = "subject",
+    splits: Sequence[str] = ("train",),
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Hold out a tenth of the subjects for the pretext score, unless a manifest names validation scans.
 
-    Scans whose manifest says ``test`` are never seen; a single subject leaves nothing to hold out.  At least `fewest`
-    subjects are held out, but never more than half of them.
+    Scans whose manifest says ``test`` are not seen unless `splits` names it, and are never held out; a single subject
+    leaves nothing to hold out, unless scans are held out one `by` one.  At least `fewest` are held out, but never more
+    than half of them.
 
     Raises
     ------
     DataError
         Every scan is set aside for validation or test.
     """
-    training = tuple(r for r in records if r.source.split in (None, "train"))
+    training = tuple(r for r in records if (r.source.split or "train") in splits)
     held_out = tuple(r for r in records if r.source.split == "val")
     if not training:
         raise DataError(
             f"all {len(records)} scans are set aside for validation or test",
             "Write train into the manifest's column `split`, or leave the column out.",
         )
-    subjects = sorted({record.subject for record in training})
+
+    def owner(record: Record) -> str:
+        return record.subject if by == "subject" else record.source.name
+
+    subjects = sorted({owner(record) for record in training if record.source.split != "test"})
     if held_out or len(subjects) < 2:
         return training, held_out
     share = max(HELD_OUT_SHARE, min(fewest, len(subjects) // 2) / len(subjects))
     parts = split_subjects(subjects, {"train": 1 - share, "held out": share}, seed)
     chosen = set(parts["held out"]) or {subjects[-1]}
     return (
-        tuple(r for r in training if r.subject not in chosen),
-        tuple(r for r in training if r.subject in chosen),
+        tuple(r for r in training if owner(r) not in chosen or r.source.split == "test"),
+        tuple(r for r in training if owner(r) in chosen and r.source.split != "test"),
     )
 
 

@@ -63,7 +63,7 @@ class SavedMethod:
         wanted, dims = int(self.metadata["channels"]), self.method.encoder.dims
         if record.dims < dims:
             return f"is a {record.dims}D picture, and the method takes volumes"
-        if record.channels != wanted:
+        if record.channels != wanted and self.method.in_channels is None:
             return f"has {record.channels} channel(s), and the method takes {wanted}"
         return ""
 
