@@ -45,5 +45,14 @@ def sentences(report: str, *, stop_at: int | None = None) -> tuple[str, ...]:
     return tuple(found)
 
 
+def plain_words(text: str) -> str:
+    """Write a text as the words of a sentence are: lower-case ASCII, without punctuation.
+
+    >>> plain_words("Left-sided Pleural Effusion!")
+    'left sided pleural effusion'
+    """
+    return " ".join(word for word in (_ascii(each) for each in _WORD.findall(text.lower())) if word)
+
+
 def _ascii(word: str) -> str:
     return word.encode("ascii", "ignore").decode("ascii")

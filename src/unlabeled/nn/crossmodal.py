@@ -29,12 +29,43 @@ class Read(NamedTuple):
     whole: Tensor
 
 
-class SharedSpace(nn.Module):
-    """Projections of an image encoder's maps to the vectors of a text encoder, as in GLoRIA.
+class Projection(nn.Module):
+    """Regions and whole of an image, in a space of so many numbers.
 
     Regions are the map before the coarsest (stride 16 of a residual network) through a 1x1 convolution without bias; the
-    whole image is the mean of the coarsest map through a linear layer.  Words and sentences are sums of the text
-    encoder's last four states, pieces of a word added, and have no projection.
+    whole image is the mean of the coarsest map through a linear layer.  Source: official code of GLoRIA (Huang et al.,
+    ICCV 2021).
+
+    Parameters
+    ----------
+    encoder
+        Whose maps come in.
+    width
+        Length of a vector.
+    """
+
+    def __init__(self, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        if len(encoder.channels) < 2:
+            raise OptionError(
+                f"{encoder.name} has one feature map, and regions come from the one before the last",
+                "Give --encoder resnet50, or another with several.",
+            )
+        convolution = nn.Conv2d if encoder.dims == 2 else nn.Conv3d
+        self.local = convolution(encoder.channels[-2], width, 1, bias=False)
+        self.whole = nn.Linear(encoder.channels[-1], width)
+
+    def see(self, maps: Sequence[Tensor]) -> Seen:
+        """Project an image's feature maps, fine to coarse."""
+        local = self.local(maps[-2])
+        regions = local.flatten(2).transpose(1, 2)
+        return Seen(regions, self.whole(pool(maps)), tuple(local.shape[2:]))
+
+
+class SharedSpace(Projection):
+    """The space of a text encoder's vectors, with images projected into it.
+
+    Words and sentences are sums of the text encoder's last four states, pieces of a word added, and have no projection.
 
     Parameters
     ----------
@@ -52,24 +83,9 @@ class SharedSpace(nn.Module):
     """
 
     def __init__(self, encoder: Encoder, text: TextEncoder, habits: Mapping[str, Any]) -> None:
-        super().__init__()
-        if len(encoder.channels) < 2:
-            raise OptionError(
-                f"{encoder.name} has one feature map, and regions come from the one before the last",
-                "Give --encoder resnet50, or another with several.",
-            )
-        width = text.shape.width
-        convolution = nn.Conv2d if encoder.dims == 2 else nn.Conv3d
-        self.local = convolution(encoder.channels[-2], width, 1, bias=False)
-        self.whole = nn.Linear(encoder.channels[-1], width)
+        super().__init__(encoder, text.shape.width)
         self.text = text
         self.register_buffer("about", as_buffer(habits))
-
-    def see(self, maps: Sequence[Tensor]) -> Seen:
-        """Project an image's feature maps, fine to coarse."""
-        local = self.local(maps[-2])
-        regions = local.flatten(2).transpose(1, 2)
-        return Seen(regions, self.whole(pool(maps)), tuple(local.shape[2:]))
 
     def read(self, ids: Tensor, words: Tensor) -> Read:
         """Read texts: ``batch piece`` as `Tokens` holds them.

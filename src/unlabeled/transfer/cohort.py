@@ -11,8 +11,8 @@ from unlabeled.data.splits import split_subjects, take_fraction
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
 from unlabeled.nn.encoders import Encoder
+from unlabeled.transfer.registry import TASKS
 from unlabeled.transfer.task import FinetuneOptions, TaskName
-from unlabeled.transfer.tasks import TASKS
 
 #: Shares of subjects where the data set does not say.
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}

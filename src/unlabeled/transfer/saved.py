@@ -13,8 +13,8 @@ from unlabeled.data.store import Record, Store
 from unlabeled.errors import RunError
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import load_weights, read_weights, save_encoder
+from unlabeled.transfer.registry import task_from
 from unlabeled.transfer.task import FinetuneOptions, Task
-from unlabeled.transfer.tasks import task_from
 
 #: Name of the file in a run folder.
 FILE = "task.safetensors"

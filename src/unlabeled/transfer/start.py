@@ -21,9 +21,10 @@ from unlabeled.rng import derive
 from unlabeled.training.facts import fingerprint
 from unlabeled.training.origin import encoder_tensors, origin_facts, usual_spacing, weights_file
 from unlabeled.transfer.cohort import Cohort, fitting_patch
+from unlabeled.transfer.registry import TASKS
 from unlabeled.transfer.saved import rule_from
 from unlabeled.transfer.task import FinetuneOptions, Given, Task, TaskName
-from unlabeled.transfer.tasks import TASKS, Classes
+from unlabeled.transfer.tasks import Classes
 
 SCRATCH = "scratch"
 

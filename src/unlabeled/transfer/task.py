@@ -28,7 +28,7 @@ from unlabeled.nn.schedules import Schedule, constant, cosine, polynomial
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
 from unlabeled.transfer.augment import Augmentation, Move, cut, recolour
 
-TaskName: TypeAlias = Literal["segment", "classify", "regress"]
+TaskName: TypeAlias = Literal["segment", "classify", "regress", "zero-shot"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,9 @@ class FinetuneOptions(SharedOptions):
         Whose weights the task ends with: the best ones on the validation subjects, or the last ones.
     tolerance
         Distance between surfaces that counts as met, for NSD [mm].
+    prompts
+        Zero-shot alone: TOML or JSON file with a list of sentences under the name of each class; without it, built-in
+        ones of chest findings.
     split_seed
         Draws training, validation and test subjects where the data set does not say; apart from `seed`, so that
         runs with several seeds are tested on the same subjects.
@@ -110,6 +113,7 @@ class FinetuneOptions(SharedOptions):
     clip: Positive = 12.0
     keep: Literal["best", "last"] = "best"
     tolerance: NonNegative = 1.0
+    prompts: str = ""
     split_seed: Whole = 0
 
 

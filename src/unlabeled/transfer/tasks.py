@@ -19,7 +19,7 @@ from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import ClassificationHead
 from unlabeled.nn.weights import load_weights
 from unlabeled.transfer.labels import Labels, find_labels
-from unlabeled.transfer.task import FinetuneOptions, Given, Patch, Task, TaskName
+from unlabeled.transfer.task import FinetuneOptions, Given, Patch, Task
 
 
 class Masks(Task):
@@ -296,20 +296,6 @@ class Regress(Task):
     def describe(self) -> dict[str, Any]:
         """Give the unit's scale."""
         return {"kind": self.kind, "centre": self.centre, "scale": self.scale}
-
-
-#: Tasks by name.
-TASKS: Mapping[TaskName, type[Task]] = {
-    "segment": Segment,
-    "classify": Classify,
-    "regress": Regress,
-}
-
-
-def task_from(described: Mapping[str, Any], options: FinetuneOptions, encoder: Encoder) -> Task:
-    """Build a task from what `Task.describe` gave, with fresh weights."""
-    kind: TaskName = described["kind"]
-    return TASKS[kind].restore(described, options, encoder)
 
 
 def classes_among(given: Given) -> tuple[str, ...]:
