@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
 }
 #: options of one method that make it small: by slug
 OWN: dict[str, dict[str, Any]] = {
+    "c2l": {"queue": 24, "features": 16, "hole_size": 6},
     "global-local-contrast": {"epochs": 8, "local_batch_size": 2},
     "gloria": {
         "image_size": 40,
@@ -30,7 +31,21 @@ OWN: dict[str, dict[str, Any]] = {
         "text_layers": 2,
         "text_heads": 2,
     },
+    "voidseg": {"encoder": "care-unet-tiny"},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
+    "shape-landmarks": {"landmarks": 12, "kept": 3, "ranking_batches": 1},
+    "rubiks-cube": {
+        "patch_size": (10, 10, 10),
+        "permutations": 6,
+        "features": 8,
+        "head_width": 16,
+    },
+}
+
+
+#: whose loss depends on the order of the batch, and why: by slug
+ORDER_MATTERS: dict[str, str] = {
+    "c2l": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
 }
 
 

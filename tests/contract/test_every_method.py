@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import every_method_and_dims, small_options
+from cases import ORDER_MATTERS, every_method_and_dims, small_options
 from safetensors.torch import load_file
 from torch.utils.data import default_collate
 
@@ -135,6 +135,9 @@ def test_a_batch_of_one_can_be_scored_and_shown(case):
 @both
 def test_permuting_the_batch_keeps_the_loss(case):
     method, records = case
+    slug = type(method).__module__.rpartition(".")[2].replace("_", "-")
+    if slug in ORDER_MATTERS:
+        pytest.skip(ORDER_MATTERS[slug])
     method.eval()
     for phase, batch in batches(method, records, count=4):
         if isinstance(batch, dict):
@@ -173,14 +176,14 @@ def test_pretraining_is_reproducible_and_resumes_bit_for_bit(tmp_path, scans_of,
 
     def views(self, record, rng):
         nonlocal calls
-        calls += 1
+        calls += self.training  # held-out samples are made in evaluation
         if calls > 3 * options.batch_size:
             raise Killed
         return original(self, record, rng)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "views", views)
-        cut = {**common, "checkpoint_steps": 1, "held_out_batches": 0}
+        cut = {**common, "checkpoint_steps": 1}
         with pytest.raises(Killed):
             pretrain(slug, scans_of(slug, dims), tmp_path / "cut", options=options, **cut)
     pretrain(slug, scans_of(slug, dims), tmp_path / "cut", options=options, resume=True, **common)
