@@ -1,9 +1,11 @@
-"""The network of shape landmarks up to its head (Bhalodia et al., MICCAI 2020, as in the published code)."""
+"""The network of shape landmarks (Bhalodia et al., MICCAI 2020, as in the published code): an encoder, and points."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.nn.encoders import Encoder, check_image
@@ -19,6 +21,8 @@ _SCALES: tuple[tuple[bool, tuple[tuple[int, int], ...]], ...] = (
     (False, ((256, 2), (256, 1))),
     (False, ((256, 2),)),
 )
+
+HIDDEN = 512  # width of the head's hidden layer (published code)
 
 
 class LandmarkCNN(Encoder):
@@ -63,3 +67,25 @@ class LandmarkCNN(Encoder):
             image = scale(image)
             maps.append(image)
         return maps
+
+
+class LandmarkHead(nn.Module):
+    """Coarsest map to points: averaged to few positions, a hidden layer with ReLU, coordinates through tanh.
+
+    The last weights start at zero and the biases evenly in (-1, 1): at first every image has the same random points.
+    """
+
+    def __init__(self, encoder: Encoder, points: int, pooled: int) -> None:
+        super().__init__()
+        self.dims, self.pooled = encoder.dims, pooled
+        self.hidden = nn.Linear(encoder.channels[-1] * pooled**encoder.dims, HIDDEN)
+        self.last = nn.Linear(HIDDEN, points * encoder.dims)
+        nn.init.zeros_(self.last.weight)
+        nn.init.uniform_(self.last.bias, -1, 1)
+
+    def forward(self, coarsest: Tensor) -> Tensor:
+        """Compute ``batch points axes`` in (-1, 1), the last axis of space first."""
+        pool = F.adaptive_avg_pool2d if self.dims == 2 else F.adaptive_avg_pool3d
+        flat = pool(coarsest, self.pooled).flatten(1)
+        points = torch.tanh(self.last(F.relu(self.hidden(flat))))
+        return points.view(len(coarsest), -1, self.dims)

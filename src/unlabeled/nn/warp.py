@@ -172,3 +172,14 @@ def condition_number(
     inverse = torch.linalg.inv_ex(matrix)[0]
     kappa: Tensor = torch.linalg.matrix_norm(matrix) * torch.linalg.matrix_norm(inverse)
     return kappa
+
+
+def corners(dims: int) -> Tensor:
+    """List the corners of a patch in the official order, x before y; in 3D first those with z = -1.
+
+    >>> corners(2).tolist()
+    [[-1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [1.0, -1.0]]
+    """
+    flat = ((-1.0, -1.0), (-1.0, 1.0), (1.0, 1.0), (1.0, -1.0))
+    solid = [(x, y, z) for z in (-1.0, 1.0) for x, y in flat]
+    return torch.tensor(flat if dims == 2 else solid)
