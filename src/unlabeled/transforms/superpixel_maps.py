@@ -65,9 +65,9 @@ class SuperpixelMap:
                 raw = felzenszwalb(plane, **asked, min_size=self.min_size)
                 number = number_as_published if self.official else number_regions
                 regions[..., n] = number(raw, body, self.least)
-                counts[n] = len(np.unique(regions[..., n])) - 1
-                if self.official and regions[..., n].max() < 2:
-                    counts[n] = 0  # the official draw is from an empty range
+                numbers = np.unique(regions[..., n])
+                # the published draw stops before the highest number, whichever that is
+                counts[n] = ((numbers > 0) & (numbers < numbers.max() + (not self.official))).sum()
         space = scan.array.shape[1:]
         made = {REGIONS: regions.reshape(space), COUNTS: counts[None]}
         return replace(scan, extras={**scan.extras, **made})
