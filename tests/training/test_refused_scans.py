@@ -46,7 +46,7 @@ def test_a_scan_that_the_method_refuses_is_left_out_and_named(run, tmp_path):
 
 
 def test_when_the_method_refuses_all_the_run_is_refused(run, tmp_path):
-    with pytest.raises(DataError, match=r"p0.png: is 10 wide \(and 1 more alike\)") as fault:
+    with pytest.raises(DataError, match=r"p0.png: is 10 wide \(and 2 more alike\)") as fault:
         run([10, 10, 12])
     assert "Give --patch-size 8 5." in fault.value.remedy
     assert not (tmp_path / "run" / "encoder.safetensors").exists()

@@ -205,7 +205,13 @@ def _require(
         else:
             usable.append(record)
     if not usable:
-        raise nothing_usable(index, left_out)
+        refused = left_out[-len(records)]
+        more = f" (and {len(records) - 1} more alike)" if len(records) > 1 else ""
+        raise DataError(
+            f"none of {len(index.sources)} scans below {index.root} can be used with these options. "
+            f"{refused.name}: {refused.reason}{more}",
+            refused.remedy,
+        )
     return tuple(usable)
 
 
