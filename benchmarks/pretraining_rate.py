@@ -43,6 +43,10 @@ SMALL = {
         2,
         {"encoder": "resnet18", "patch_size": (96, 96), "batch_size": 4},
     ),
+    "c2l 2D resnet18": (
+        2,
+        {"encoder": "resnet18", "patch_size": (96, 96), "batch_size": 8, "queue": 1024},
+    ),
     "global-local-contrast 2D unet-6": (
         2,
         {"encoder": "unet-6", "patch_size": (64, 64), "batch_size": 2, "local_batch_size": 8},
@@ -58,6 +62,7 @@ SMALL = {
     ),
 }
 FULL = {
+    "c2l 2D resnet18": (2, {"encoder": "resnet18", "patch_size": (224, 224), "batch_size": 128}),
     "models-genesis 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 32), "batch_size": 6}),
     "models-genesis 3D resenc-l": (
         3,
