@@ -13,8 +13,11 @@ from unlabeled.losses.crossmodal import (
     attend,
     attention,
     both_ways,
+    evenness,
+    found_share,
     global_scores,
     local_scores,
+    same_text,
     word_scores,
 )
 
@@ -142,3 +145,18 @@ def test_knowing_nothing_costs_the_logarithm_of_the_batch():
     first, second = both_ways(torch.zeros(32, 32))
     assert float(first) == pytest.approx(math.log(32), abs=1e-5)
     assert float(second) == pytest.approx(math.log(32), abs=1e-5)
+
+
+def test_equal_texts_are_right_for_both():
+    ids = torch.tensor([[1, 5, 2], [1, 6, 2], [1, 5, 2]])
+    same, share = same_text(ids)
+    assert same.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    assert float(share) == pytest.approx(2 / 3)
+    scores = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    assert float(found_share(scores, same)) == 1
+    assert float(found_share(scores, torch.eye(3, dtype=torch.bool))) == pytest.approx(1 / 3)
+
+
+def test_evenness_is_between_one_place_and_all():
+    weights = torch.rand(4, 9).softmax(1)
+    assert ((evenness(weights) > 0) & (evenness(weights) <= 1 + 1e-6)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -136,3 +137,34 @@ def both_ways(
     logits = factor * scores.float()
     own = torch.arange(len(logits), device=logits.device)
     return F.cross_entropy(logits, own), F.cross_entropy(logits.T, own)
+
+
+def same_text(
+    ids: Int[Tensor, "text piece"],
+) -> tuple[Bool[Tensor, "text text"], Float[Tensor, ""]]:
+    """Tell which texts of a batch are the same, and the share of those that are there more than once.
+
+    >>> float(same_text(torch.tensor([[1, 5], [1, 6], [1, 5], [1, 7]]))[1])
+    0.5
+    """
+    same = (ids[:, None] == ids[None]).all(-1)
+    return same, (same.sum(1) > 1).float().mean()
+
+
+def found_share(
+    scores: Float[Tensor, "image text"], right: Bool[Tensor, "image text"]
+) -> Float[Tensor, ""]:
+    """Count how often the best text of an image, and the best image of a text, is a right one: mean of both shares."""
+    rows = torch.arange(len(right), device=right.device)
+    texts, images = right[rows, scores.argmax(1)], right[scores.argmax(0), rows]
+    return (texts.float().mean() + images.float().mean()) / 2
+
+
+def evenness(weights: Float[Tensor, "*batch region"]) -> Float[Tensor, " *batch"]:
+    """Measure the entropy of attention, relative to attending everywhere alike.
+
+    >>> evenness(torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]))
+    tensor([1., 0.])
+    """
+    entropy: Tensor = torch.special.entr(weights).sum(-1)
+    return entropy / math.log(max(2, weights.shape[-1]))

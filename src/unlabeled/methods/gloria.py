@@ -21,7 +21,15 @@ from unlabeled.data.reports import sentences
 from unlabeled.data.scan import Scan, Unit
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
-from unlabeled.losses.crossmodal import attend, both_ways, global_scores, local_scores
+from unlabeled.losses.crossmodal import (
+    attend,
+    both_ways,
+    evenness,
+    found_share,
+    global_scores,
+    local_scores,
+    same_text,
+)
 from unlabeled.methods._base import (
     Feed,
     Method,
@@ -40,7 +48,7 @@ from unlabeled.nn.schedules import Schedule, cosine
 from unlabeled.nn.text import text_encoder
 from unlabeled.nn.tokens import Tokens
 from unlabeled.options import Between, Count, NonNegative, Positive
-from unlabeled.transforms.overlay import captioned, heat, side_by_side
+from unlabeled.transforms.overlay import decided, side_by_side
 from unlabeled.transforms.squares import Framing, KeepSquare
 
 OFFICIAL_STOP = 5  # words: the official code takes the captions per image for the longest caption
@@ -224,31 +232,34 @@ class Gloria(Method):
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=True)
         return self.space.see(self.encoder(image))
 
-    def scores(self, batch: Sample) -> tuple[Tensor, Tensor]:
-        """Match all pictures of all processes with all texts: global and local scores, ``image text``."""
+    def scores(self, batch: Sample, *, everywhere: bool = False) -> tuple[Tensor, Tensor]:
+        """Match all pictures with all texts, of this process or of all: global and local scores, ``image text``."""
         seen, read = self.see(batch.image), self.space.read(batch.ids, batch.words)
-        whole = global_scores(gather_rows(seen.whole), gather_rows(read.whole))
-        local = local_scores(
-            gather_rows(seen.regions),
-            gather_rows(read.words),
-            gather_rows(batch.used),
-            sharpness=self.options.sharpness,
-            peak=self.options.peak,
-            agg=self.options.agg,
+        images, texts, regions, words, used = (
+            gather_rows(part) if everywhere else part
+            for part in (seen.whole, read.whole, seen.regions, read.words, batch.used)
         )
-        return whole, local
-
-    def losses(self, batch: Sample) -> tuple[Tensor, Tensor]:
-        """Add up both directions, globally and locally [nat]."""
-        whole, local = (both_ways(each, self.options.factor) for each in self.scores(batch))
-        return whole[0] + whole[1], local[0] + local[1]
+        options = self.options
+        local = local_scores(
+            regions,
+            words,
+            used,
+            sharpness=options.sharpness,
+            peak=options.peak,
+            agg=options.agg,
+        )
+        return global_scores(images, texts), local
 
     def step(self, batch: Sample) -> Iterator[Update]:
         """Tell every picture's sentence from those of the others, and the other way round."""
-        whole, local = self.losses(batch)
-        loss = self.options.global_weight * whole + self.options.local_weight * local
+        options = self.options
+        whole, local = (
+            torch.stack(both_ways(each, options.factor)).sum()
+            for each in self.scores(batch, everywhere=True)
+        )
+        loss = options.global_weight * whole + options.local_weight * local
         shows = {"global": whole, "local": local, "duplicates": same_text(batch.ids)[1]}
-        yield Update(loss, shows=shows, clip=self.options.clip)
+        yield Update(loss, shows=shows, clip=options.clip)
 
     def optimiser(
         self, name: str, modules: Iterable[nn.Module]
@@ -268,20 +279,15 @@ class Gloria(Method):
         terms = [torch.stack(both_ways(each, options.factor)).sum() for each in (whole, local)]
         match = options.global_weight * whole + options.local_weight * local
         right, duplicates = same_text(batch.ids)
-        rows = torch.arange(len(right), device=right.device)
-        found = (right[rows, match.argmax(1)].float() + right[match.argmax(0), rows].float()) / 2
         weights, _ = self.look(batch)
-        evenness = -(weights * weights.log()).sum(-1) / math.log(max(2, weights.shape[-1]))
         there = torch.arange(weights.shape[1], device=weights.device) < batch.used[:, None]
-        log = math.log(len(right))
+        nothing = 2 * (options.global_weight + options.local_weight) * math.log(len(right))
         return {
             "loss": options.global_weight * terms[0] + options.local_weight * terms[1],
-            "loss_chance": 2
-            * (options.global_weight + options.local_weight)
-            * whole.new_tensor(log),
-            "found": found.mean(),
+            "loss_chance": torch.tensor(nothing),
+            "found": found_share(match, right),
             "found_chance": right.float().mean(),
-            "evenness": evenness[there].mean(),
+            "evenness": evenness(weights)[there].mean(),
             "duplicates": duplicates,
         }
 
@@ -296,22 +302,18 @@ class Gloria(Method):
         return attend(seen.regions, read.words, used, self.options.sharpness)[1], seen.grid
 
     def draw(self, batch: Sample, most: int) -> list[list[Tensor]]:
-        """Draw each picture, then where its words look, the most decided ones first come first served, in their order.
+        """Draw each picture, then where so many of its words look: those with the highest weights, in their order.
 
         Captions are words that `unlabeled.nn.tokens.KNOWN` lists, else places in the sentence.
         """
         weights, grid = self.look(batch)
         drawn = []
-        for row, image in enumerate(batch.image[:, :1].float().cpu()):
+        for row, image in enumerate(batch.image[:, 0]):
             told = self.tokeniser.tell(batch.ids[row], batch.words[row])
-            count = int(batch.used[row])
-            peaks = weights[row, 1:count].amax(1)
-            chosen = sorted((peaks.argsort(descending=True)[:most] + 1).tolist())
-            tiles = [captioned(image.expand(3, -1, -1), "")]
-            for place in chosen:
-                overlay = heat(image[0], weights[row, place].view(grid).cpu())
-                tiles.append(captioned(overlay, told[place] or f"word {place}"))
-            drawn.append(tiles + [torch.zeros_like(tiles[0])] * (most - len(chosen)))
+            last = int(batch.used[row])
+            maps = weights[row, 1:last].view(last - 1, *grid)
+            captions = [told[place] or f"word {place}" for place in range(1, len(maps) + 1)]
+            drawn.append(decided(image, maps, captions, most))
         return drawn
 
     def preview(self, batch: Sample) -> dict[str, Tensor]:
@@ -339,12 +341,6 @@ class Gloria(Method):
     def carries(self) -> dict[str, nn.Module]:
         """Carry the encoder to any task, and the shared space to zero-shot classification."""
         return {"encoder": self.encoder, "space": self.space}
-
-
-def same_text(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Tell which texts of a batch are the same ``text text``, and the share that is there more than once."""
-    same = (ids[:, None] == ids[None]).all(-1)
-    return same, (same.sum(1) > 1).float().mean()
 
 
 def _has_sentence(record: Record) -> bool:

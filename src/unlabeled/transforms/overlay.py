@@ -67,6 +67,28 @@ def captioned(picture: Tensor, caption: str) -> Tensor:
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255
 
 
+def decided(picture: Tensor, maps: Tensor, captions: Sequence[str], most: int) -> list[Tensor]:
+    """Draw a picture, and over it the maps with the highest weights, in their order; blank tiles where there are fewer.
+
+    Parameters
+    ----------
+    picture
+        ``rows columns`` in [0, 1].
+    maps
+        ``map *grid``.
+    captions
+        One a map.
+    most
+        So many maps.
+    """
+    grey, maps = picture.float().cpu(), maps.float().cpu()
+    peaks = maps.flatten(1).amax(1) if len(maps) else torch.zeros(0)
+    chosen = sorted(peaks.argsort(descending=True)[:most].tolist())
+    overlays = [captioned(heat(grey, maps[place]), captions[place]) for place in chosen]
+    tiles = [captioned(grey.expand(3, -1, -1), ""), *overlays]
+    return tiles + [torch.zeros_like(tiles[0])] * (most + 1 - len(tiles))
+
+
 def side_by_side(pictures: Sequence[Tensor], columns: int = 6) -> Tensor:
     """Set pictures ``3 rows columns`` of one size side by side, row after row."""
     across = min(columns, len(pictures))
