@@ -7,13 +7,20 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 PARTS = ("train", "val", "test")
+LUNGS = 1 | 2  # bits of a mask of chest-xray-notes-masks
 
 
 def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
     """Unpack a data set once; give the folder of unlabelled scans and the manifest of labelled ones."""
     place = work / name
-    made = {"hippocampus-mri": _hippocampus, "chest-xray-longitudinal": _chest}[name]
+    made = {
+        "hippocampus-mri": _hippocampus,
+        "chest-xray-longitudinal": _chest,
+        "chest-xray-notes-masks": _notes,
+    }[name]
     return made(data / name, place)
 
 
@@ -58,8 +65,43 @@ def _chest(source: Path, place: Path) -> tuple[Path, Path]:
     return scans, _manifest(place / "labelled.csv", rows)
 
 
-def _unpack(source: Path, place: Path) -> None:
-    for part in PARTS:
+def _notes(source: Path, place: Path) -> tuple[Path, Path]:
+    """Training radiographs with their notes; both lungs as the mask.  Longer sides of 256 pixels, as gloria reads them."""
+    _unpack(source, place, parts=("train", "test"))
+    with (source / "images.csv").open(newline="") as file:
+        known = list(csv.DictReader(file))
+    (place / "small").mkdir(exist_ok=True)
+    rows = []
+    for row in known:
+        small = {}
+        for kind, sampling in (
+            ("images", Image.Resampling.BOX),
+            ("masks", Image.Resampling.NEAREST),
+        ):
+            (found,) = (place / row["split"]).rglob(f"{kind}/{row['id']}.png")
+            read = Image.open(found)
+            if kind == "masks":
+                read = read.point([255 * bool(level & LUNGS) for level in range(256)])
+            size = tuple(max(1, side * 256 // max(read.size)) for side in read.size)
+            small[kind] = f"small/{row['id']}-{kind}.png"
+            read.resize(size, sampling).save(place / small[kind])
+        rows.append(
+            {
+                "image": small["images"],
+                "mask": small["masks"],
+                "report": row["clinical_note"],
+                "subject": row["patient"],
+                "split": row["split"],
+            }
+        )
+    names = ("image", "report", "subject")
+    unlabelled = [{key: row[key] for key in names} for row in rows if row["split"] == "train"]
+    labelled = [{key: value for key, value in row.items() if key != "report"} for row in rows]
+    return _manifest(place / "scans.csv", unlabelled), _manifest(place / "labelled.csv", labelled)
+
+
+def _unpack(source: Path, place: Path, parts: Sequence[str] = PARTS) -> None:
+    for part in parts:
         if not (place / part).is_dir():
             with zipfile.ZipFile(source / f"{part}.zip") as packed:
                 packed.extractall(place / part)
