@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unlabeled.nn.encoders import Encoder
+from unlabeled.transfer.fewshot import FewShot
 from unlabeled.transfer.task import FinetuneOptions, Task, TaskName
 from unlabeled.transfer.tasks import Classify, Regress, Segment
 from unlabeled.transfer.zeroshot import ZeroShot
@@ -17,6 +18,7 @@ TASKS: Mapping[TaskName, type[Task]] = MappingProxyType(
         "segment": Segment,
         "classify": Classify,
         "regress": Regress,
+        "few-shot": FewShot,
         "zero-shot": ZeroShot,
     }
 )

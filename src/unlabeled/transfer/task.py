@@ -28,7 +28,7 @@ from unlabeled.nn.schedules import Schedule, constant, cosine, polynomial
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
 from unlabeled.transfer.augment import Augmentation, Move, cut, recolour
 
-TaskName: TypeAlias = Literal["segment", "classify", "regress", "zero-shot"]
+TaskName: TypeAlias = Literal["segment", "classify", "regress", "few-shot", "zero-shot"]
 
 
 @dataclass(frozen=True, kw_only=True)
