@@ -665,20 +665,24 @@ def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proo
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_small_scale_proof_fails_with_wrong_pairs(
+def test_small_scale_proof_fails_with_other_subjects_points(
     shared_data: Path, tmp_path: Path, monkeypatch, proof
 ):
-    """With points of another target, nothing can be registered: the bar is missed."""
+    """With points that were found in other images, nothing can be registered: the bar is missed.
+
+    Both images' points must be wrong: with those of the source alone, a network still learns to bring every source
+    onto the mean anatomy, which registers well.
+    """
     register = ShapeLandmarks.register
 
     def wrong(self, source, target):
         if not self.training:
             return register(self, source, target)
-        here, there = self.landmarks(torch.cat([source, target.roll(1, 0)])).chunk(2)
-        return self.warp(source, here, there)
+        others = torch.cat([source.roll(1, 0), target.roll(3, 0)])
+        return self.warp(source, *self.landmarks(others).chunk(2))
 
     monkeypatch.setattr(ShapeLandmarks, "register", wrong)
     scores, _ = learn(shared_data, tmp_path, "broken", STEPS // 2)
     ratio = scores["match"] / scores["unregistered"]
-    proof("shape-landmarks", data="hippocampus-mri", match_over_unregistered_wrong_pairs=ratio)
-    assert ratio > 0.8
+    proof("shape-landmarks", data="hippocampus-mri", match_over_unregistered_other_points=ratio)
+    assert ratio > 0.85
