@@ -685,4 +685,4 @@ def test_small_scale_proof_fails_with_other_subjects_points(
     scores, _ = learn(shared_data, tmp_path, "broken", STEPS // 2)
     ratio = scores["match"] / scores["unregistered"]
     proof("shape-landmarks", data="hippocampus-mri", match_over_unregistered_other_points=ratio)
-    assert ratio > 0.85
+    assert ratio > 0.8
