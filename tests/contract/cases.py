@@ -9,6 +9,7 @@ from typing import Any
 from shapes import write_shapes
 
 from unlabeled.demo.phantoms import write_patients
+from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
 
@@ -21,6 +22,13 @@ SMALL: dict[str, Any] = {
 }
 #: options of one method that make it small: by slug
 OWN: dict[str, dict[str, Any]] = {
+    "fmri-reconstruction": {
+        "batch_size": 4,
+        "unpaired": 1,
+        "voxels": 12,
+        "test_responses": True,
+        "max_shift": 2,
+    },
     "c2l": {"queue": 24, "features": 16, "hole_size": 6},
     "global-local-contrast": {"epochs": 8, "local_batch_size": 2},
     "gloria": {
@@ -67,8 +75,15 @@ def write_reports(folder: Path, dims: int) -> Path:
     return write_shapes(folder, 8)
 
 
+def write_brain(folder: Path, dims: int) -> Path:
+    """Write pictures, responses to some of them, and responses alone; give the manifest."""
+    sizes = {"pairs": 12, "held_out": 4, "tested": 4, "loose": 8, "repeats": 3}
+    return write_subject(folder, voxels=12, edge=32, **sizes)
+
+
 #: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
 OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
+    "fmri-reconstruction": write_brain,
     "gloria": write_reports,
     "global-local-contrast": write_volumes,
 }
