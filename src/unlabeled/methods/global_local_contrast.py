@@ -243,16 +243,16 @@ class GlobalLocalContrast(Method):
 
     def step(self, batch: GlobalSample | dict[str, GlobalSample]) -> Iterator[Update]:
         """Stage 1: contrast slices."""
+        if isinstance(batch, dict):  # two draws: behind each volume its partner
+            pairs = zip(batch["first"], batch["second"], strict=True)
+            batch = GlobalSample(*(torch.stack(pair, 1).flatten(0, 1) for pair in pairs))
         images = self.recoloured(batch)
         if self.official and self.across:
             images = torch.cat([images[:-2], torch.zeros_like(images[-2:])])
         yield Update(self.global_loss(self.embed(images)))
 
-    def recoloured(self, batch: GlobalSample | dict[str, GlobalSample]) -> Tensor:
+    def recoloured(self, batch: GlobalSample) -> Tensor:
         """Set slices and recoloured copies side by side: ``volume view partition channel *space``."""
-        if isinstance(batch, dict):  # two draws: behind each volume its partner
-            pairs = zip(batch["first"], batch["second"], strict=True)
-            batch = GlobalSample(*(torch.stack(pair, 1).flatten(0, 1) for pair in pairs))
         copies = self.recolour.apply(batch.copies, self._drawn(batch.changes))
         return torch.cat([batch.slices[:, None], copies], dim=1)
 
@@ -303,7 +303,7 @@ class GlobalLocalContrast(Method):
 
     def score(self, batch: GlobalSample | dict[str, GlobalSample]) -> dict[str, Tensor]:
         """Count slices whose nearest one in another volume lies in the same partition."""
-        embeddings = self.embed(self.recoloured(batch))
+        embeddings = self.embed(self.recoloured(_first(batch)))
         partitions = embeddings.shape[2]
         nearest = nearest_slices(embeddings) % partitions
         own = torch.arange(len(nearest), device=nearest.device) % partitions
@@ -332,7 +332,7 @@ class GlobalLocalContrast(Method):
 
     def preview(self, batch: GlobalSample | dict[str, GlobalSample]) -> dict[str, Tensor]:
         """Show a volume's slices from its first partition on, copies, and what is nearest in other volumes."""
-        images = self.recoloured(batch)
+        images = self.recoloured(_first(batch))
         nearest = nearest_slices(self.embed(images))[: images.shape[2]]
         others = (images[:, 0] if len(images) > 1 else images[:, 1]).flatten(0, 1)
         shown = {"slice": images[0, 0], "copy": images[0, 1], "nearest elsewhere": others[nearest]}
@@ -380,6 +380,11 @@ def nearest_slices(embeddings: Tensor) -> Tensor:
     volumes = torch.arange(len(rows), device=rows.device)
     alike[volumes, :, volumes] = -torch.inf
     return alike.flatten(2).flatten(0, 1).argmax(1)
+
+
+def _first(batch: GlobalSample | dict[str, GlobalSample]) -> GlobalSample:
+    """Take one draw: held-out batches have the same volumes in both, and a volume is no neighbour of itself."""
+    return batch["first"] if isinstance(batch, dict) else batch
 
 
 def _upright(slices: Tensor) -> Tensor:
