@@ -20,6 +20,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "hippocampus-mri": _hippocampus,
         "chest-xray-longitudinal": _chest,
         "chest-xray-notes-masks": _notes,
+        "cardiac-cine-mri": _cardiac,
     }[name]
     return made(data / name, place)
 
@@ -98,6 +99,32 @@ def _notes(source: Path, place: Path) -> tuple[Path, Path]:
     unlabelled = [{key: row[key] for key in names} for row in rows if row["split"] == "train"]
     labelled = [{key: value for key, value in row.items() if key != "report"} for row in rows]
     return _manifest(place / "scans.csv", unlabelled), _manifest(place / "labelled.csv", labelled)
+
+
+def _cardiac(source: Path, place: Path) -> tuple[Path, Path]:
+    """Short- and long-axis stacks of the first two phases without labels; the first labelled, the last three to test on.
+
+    One animal: its phases stand for subjects, so figures say nothing about other hearts.
+    """
+    short, long = (source / f"pig_gip17_{axis}_cine.nii.gz" for axis in ("sax", "lax"))
+    labels = source / "pig_gip17_sax_lvseg.nii.gz"
+    place.mkdir(parents=True, exist_ok=True)
+    unlabelled = [
+        {"image": str(stack.resolve()), "frame": str(phase), "subject": f"phase {phase}"}
+        for stack in (short, long)
+        for phase in (0, 1)
+    ]
+    rows = [
+        {
+            "image": str(short.resolve()),
+            "frame": str(phase),
+            "mask": str(labels.resolve()),
+            "subject": f"phase {phase}",
+            "split": part,
+        }
+        for phase, part in enumerate(("train", "val", "test", "test", "test"))
+    ]
+    return _manifest(place / "scans.csv", unlabelled), _manifest(place / "labelled.csv", rows)
 
 
 def _unpack(source: Path, place: Path, parts: Sequence[str] = PARTS) -> None:
