@@ -32,6 +32,7 @@ from unlabeled.training.log import RunFolder
 from unlabeled.training.pretrain import build_method, open_store
 from unlabeled.training.settings import Settings, make_fabric
 
+REPORT = "Small left pleural effusion with adjacent atelectasis. No pneumothorax is seen.\n1. Heart size is normal."
 SMALL = {
     "models-genesis 3D unet": (3, {"encoder": "unet", "patch_size": (16, 16, 16), "batch_size": 2}),
     "models-genesis 3D resenc-tiny": (
@@ -50,6 +51,16 @@ SMALL = {
     "global-local-contrast 2D unet-6": (
         2,
         {"encoder": "unet-6", "patch_size": (64, 64), "batch_size": 2, "local_batch_size": 8},
+    ),
+    "gloria 2D resnet18": (
+        2,
+        {
+            "encoder": "resnet18",
+            "patch_size": (96, 96),
+            "image_size": 128,
+            "enlarge": 0,
+            "batch_size": 8,
+        },
     ),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (16, 16, 16), "batch_size": 2}),
     "rubiks-cube 3D resenc-tiny": (
@@ -74,6 +85,7 @@ FULL = {
     ),
     "models-genesis 2D unet": (2, {"encoder": "unet", "patch_size": (256, 256), "batch_size": 16}),
     "global-local-contrast 2D unet-6": (2, {"encoder": "unet-6", "patch_size": (192, 192)}),
+    "gloria 2D resnet50": (2, {"encoder": "resnet50", "batch_size": 48}),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8}),
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
@@ -157,9 +169,12 @@ def main() -> None:
             if not scans.exists():
                 shape = (edge,) * dims if dims == 3 or not solid else (edge, edge, 32)
                 write_patients(scans, patients=8, shape=shape, kind="brightness")
+            sources = index_scans(scans).sources
+            if "report" in kind.needs.metadata:
+                sources = [replace(source, report=REPORT) for source in sources]
             records = (
                 open_store(kind, options, Path(place, "cache"))
-                .prepare(index_scans(scans).sources, rule=kind.intensity(options))
+                .prepare(sources, rule=kind.intensity(options))
                 .records
             )
             settings = Settings(quiet=True, workers=asked.workers, checkpoint_minutes=60)
