@@ -7,9 +7,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import tifffile
 from PIL import Image
 
 PARTS = ("train", "val", "test")
+NOISE = 20.0  # added to nuclei [grey levels of 8 bits], one of the paper's
 LUNGS = 1 | 2  # bits of a mask of chest-xray-notes-masks
 
 
@@ -21,6 +24,8 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "chest-xray-longitudinal": _chest,
         "chest-xray-notes-masks": _notes,
         "cardiac-cine-mri": _cardiac,
+        "colonoscopy": _colonoscopy,
+        "nuclei": _nuclei,
     }[name]
     return made(data / name, place)
 
@@ -125,6 +130,49 @@ def _cardiac(source: Path, place: Path) -> tuple[Path, Path]:
         for phase, part in enumerate(("train", "val", "test", "test", "test"))
     ]
     return _manifest(place / "scans.csv", unlabelled), _manifest(place / "labelled.csv", rows)
+
+
+def _colonoscopy(source: Path, place: Path) -> tuple[Path, Path]:
+    """All training frames, sequence by sequence; every frame with its polyp mask."""
+    _unpack(source, place)
+    rows = [
+        {
+            "image": f"{part}/images/{image.name}",
+            "mask": f"{part}/masks/{image.stem}.png",
+            "subject": image.stem.partition("_")[0],
+            "split": part,
+        }
+        for part in PARTS
+        for image in sorted((place / part / "images").iterdir())
+    ]
+    unlabelled = [
+        {key: row[key] for key in ("image", "subject")} for row in rows if row["split"] == "train"
+    ]
+    scans = _manifest(place / "scans.csv", unlabelled)
+    return scans, _manifest(place / "labelled.csv", rows)
+
+
+def _nuclei(source: Path, place: Path) -> tuple[Path, Path]:
+    """Fluorescence images with noise of 20 grey levels added, drawn once; nuclei as numbered masks."""
+    _unpack(source, place)
+    with (source / "images.csv").open(newline="") as file:
+        fluorescent = sorted(row["id"] for row in csv.DictReader(file) if row["type"] == "fluo")
+    rows = []
+    for part in PARTS:
+        (place / part / "noisy").mkdir(exist_ok=True)
+        for name in fluorescent:
+            mask = place / part / "instances" / f"{name}.png"
+            noisy = place / part / "noisy" / f"{name}.tif"
+            if not mask.exists():
+                continue
+            if not noisy.exists():
+                clean = np.asarray(Image.open(place / part / "images" / mask.name).convert("L"))
+                noise = np.random.default_rng(int(name, 16)).normal(0, NOISE, clean.shape)
+                tifffile.imwrite(noisy, (clean + noise).astype(np.float32))
+            files = {"image": noisy, "mask": mask}
+            row = {column: str(path.relative_to(place)) for column, path in files.items()}
+            rows.append({**row, "subject": name, "split": part})
+    return place / "train" / "noisy", _manifest(place / "labelled.csv", rows)
 
 
 def _unpack(source: Path, place: Path, parts: Sequence[str] = PARTS) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from frames import write_frames
 from shapes import write_shapes
 
 from unlabeled.demo.phantoms import write_patients
@@ -29,6 +30,7 @@ OWN: dict[str, dict[str, Any]] = {
         "test_responses": True,
         "max_shift": 2,
     },
+    "endoscopic-recolorization": {"frame_size": 32, "critic_width": 4, "critic_layers": 2},
     "c2l": {"queue": 24, "features": 16, "hole_size": 6},
     "global-local-contrast": {"epochs": 8, "local_batch_size": 2},
     "gloria": {
@@ -84,6 +86,7 @@ def write_brain(folder: Path, dims: int) -> Path:
 #: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
 OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "fmri-reconstruction": write_brain,
+    "endoscopic-recolorization": write_frames,
     "gloria": write_reports,
     "global-local-contrast": write_volumes,
 }

@@ -76,6 +76,19 @@ def stepping(
     return schedule
 
 
+def linear_end(share: float = 0.5) -> Callable[[float, float], float]:
+    """Keep the first rate, then let it fall linearly to 0 over the last `share` of the training.
+
+    >>> [linear_end()(epoch, 100) for epoch in (0, 50, 75, 100)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+
+    def schedule(epoch: float, epochs: float) -> float:
+        return float(min(1.0, max(0.0, 1 - epoch / max(epochs, 1e-9)) / share))
+
+    return schedule
+
+
 def cosine(warmup: float = 0.0, last: float = 0.0) -> Callable[[float, float], float]:
     """Rise linearly over `warmup` (share of all epochs), then fall on half a cosine to `last`.
 

@@ -1,0 +1,59 @@
+"""Critics: networks that tell real images from made ones, patch by patch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor, nn
+
+from unlabeled.errors import OptionError
+
+
+class PatchCritic(nn.Module):
+    """Convolutions of edge 4 that give one number for each patch of an image, not one for the whole.
+
+    With three `layers` a number looks at 70 x 70 pixels: strides of 2 up to the last but one, batch normalisation
+    except in the first and last convolution, LeakyReLU of 0.2.
+    Source: the patch discriminator of Isola et al., CVPR 2017 (MONAI's).
+
+    Parameters
+    ----------
+    in_channels
+        Of condition and image together.
+    dims
+        Axes of space.
+    width
+        Channels of the first convolution; they double with each layer.
+    layers
+        Convolutions between the first and the last.
+    """
+
+    def __init__(
+        self, in_channels: int, *, dims: int = 2, width: int = 64, layers: int = 3
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise OptionError(f"a critic has at least one layer, not {layers}")
+        self.net = PatchDiscriminator(
+            spatial_dims=dims, channels=width, in_channels=in_channels, num_layers_d=layers
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute logits ``batch 1 *places`` of being real."""
+        logits: Tensor = self.net(image)[-1]
+        return logits
+
+
+@contextmanager
+def standing_still(module: nn.Module) -> Iterator[None]:
+    """Let gradients through a module that get none itself: the graph built within leaves its weights alone."""
+    held = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
