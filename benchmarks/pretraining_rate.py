@@ -75,6 +75,11 @@ SMALL = {
         2,
         {"encoder": "resnet18", "patch_size": (96, 96), "batch_size": 2, "min_size": 100},
     ),
+    "voidseg 2D care-unet-tiny": (
+        2,
+        {"encoder": "care-unet-tiny", "patch_size": (64, 64), "batch_size": 8},
+    ),
+    "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 2}),
 }
 FULL = {
     "c2l 2D resnet18": (2, {"encoder": "resnet18", "patch_size": (224, 224), "batch_size": 128}),
@@ -89,6 +94,7 @@ FULL = {
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8}),
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
+    "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
 }
 #: patches that a scan must hold side by side, where that is more than one: by slug
 PATCHES_ALONG = {"rubiks-cube": 2}
