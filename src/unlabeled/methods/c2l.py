@@ -65,10 +65,14 @@ class Options(SharedOptions):
         Radiographs a step (the official README).
     falls
         Epochs after which the learning rate is a tenth.
-    features, hidden
-        Length of an embedding, and width of a hidden layer before it; without one, as published, it is linear.
-    temperature, queue
-        What similarities are divided by, and how many earlier keys a pair is told from.
+    features
+        Length of an embedding.
+    hidden
+        Width of a hidden layer before the embedding; without it, as published, the projection is linear.
+    temperature
+        Divides similarities.
+    queue
+        Earlier keys that a pair is told from.
     momentum
         Share of the teacher's weights that a step keeps.
     criterion
@@ -80,12 +84,16 @@ class Options(SharedOptions):
         Both parameters of the Beta distribution that lam comes from; 1 is uniform, 0.001 as good as no mixing.
     least_area
         Smallest area of a view over that of the radiograph.
-    degrees, brightness, contrast
-        Largest rotation [degree], and largest changes of the factors.
+    degrees
+        Largest rotation [degree].
+    brightness, contrast
+        Largest change of each factor.
     p_flip
         Probability of mirroring left and right; 0 keeps the heart's side.
-    holes, hole_size
-        Squares that are cut out of each view, and their edges [pixel].
+    holes
+        Squares that are cut out of each view.
+    hole_size
+        Edges of these squares [pixel].
     fidelity
         Mend the quirks of the official code, or reproduce them.
     """
