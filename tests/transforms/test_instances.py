@@ -20,19 +20,31 @@ def test_published_target(golden) -> None:
 @given(
     seed=st.integers(0, 10_000),
     most=st.integers(0, 6),
+    share=st.floats(0, 1),
     space=st.one_of(
         st.tuples(*[st.integers(1, 12)] * 2),
         st.tuples(*[st.integers(1, 7)] * 3),
     ),
 )
-def test_the_border_is_scikit_images_outer_boundary(seed, most, space) -> None:
+def test_the_border_is_scikit_images_outer_boundary(seed, most, share, space) -> None:
     from skimage.segmentation import find_boundaries
 
-    objects = np.random.default_rng(seed).integers(0, most + 1, space).repeat(2, 0)
+    rng = np.random.default_rng(seed)
+    objects = (rng.integers(0, most + 1, space) * (rng.random(space) < share)).repeat(2, 0)
+    objects = objects.astype(np.int16)  # of 64 bits, scikit-image's filters overflow
     classes = three_classes(objects)
     border = find_boundaries(objects, mode="outer")
     assert ((classes == BORDER) == border).all()
     assert (classes[~border] == (objects[~border] != 0)).all()
+
+
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from([np.uint8, np.int16, np.int64]))
+def test_turning_the_image_turns_the_classes(seed, kind) -> None:
+    rng = np.random.default_rng(seed)
+    objects = (rng.integers(0, 9, (14, 14)) * (rng.random((14, 14)) < 0.2)).astype(kind)
+    for turns in range(4):
+        turned = three_classes(np.ascontiguousarray(np.rot90(objects, turns)))
+        assert (turned == np.rot90(three_classes(objects), turns)).all()
 
 
 def test_touching_objects_come_apart() -> None:

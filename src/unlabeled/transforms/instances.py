@@ -14,7 +14,8 @@ from scipy.ndimage import (  # type: ignore[attr-defined]
 )
 
 #: Classes of `three_classes`.
-BACKGROUND, INTERIOR, BORDER = 0, 1, 2
+CLASSES = ("background", "interior", "border")
+BACKGROUND, INTERIOR, BORDER = range(3)
 
 
 def three_classes(objects: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -36,10 +37,11 @@ def three_classes(objects: NDArray[np.integer]) -> NDArray[np.int64]:
     >>> three_classes(np.array([0, 0, 7, 7, 7, 9, 9, 0])).tolist()
     [0, 2, 1, 1, 2, 2, 1, 2]
     """
+    objects = objects.astype(np.int64)
     inside = objects != 0
     cross = generate_binary_structure(objects.ndim, 1)
     changes = _highest(objects, footprint=cross) != _lowest(objects, footprint=cross)
-    numbered = np.where(inside, objects, np.iinfo(objects.dtype).max)  # no object is lower
+    numbered = np.where(inside, objects, int(objects.max(initial=0)) + 1)  # lower than no object
     touches = _highest(objects, size=3) != _lowest(numbered, size=3)
     classes: NDArray[np.int64] = inside.astype(np.int64)
     classes[changes & (touches | ~inside)] = BORDER
