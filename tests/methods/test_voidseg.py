@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -407,18 +408,20 @@ def denoise_nuclei(shared_data: Path, place: Path, *, steps: int) -> dict[str, f
         steps=steps, epochs=steps, held_out_batches=2, **QUICK,
     )  # fmt: skip
     predict(place / "run", place / "test", place / "out", cache=place / "cache", quiet=True)
-    noisy, denoised, flat = (
-        np.mean([decibels(read(stem), image) for stem, image in clean.items()])
-        for read in (
-            lambda stem: tifffile.imread(place / "test" / f"{stem}.tif"),
-            lambda stem: tifffile.imread(place / "out" / f"{stem}_denoised.tif"),
-            lambda stem: clean[stem].mean(),
-        )
-    )
+    noisy = {stem: tifffile.imread(place / "test" / f"{stem}.tif") for stem in clean}
+    made = {
+        "noisy": noisy,
+        "denoised": {
+            stem: tifffile.imread(place / "out" / f"{stem}_denoised.tif") for stem in clean
+        },
+        "of_the_mean": {stem: image.mean() for stem, image in clean.items()},
+        "gaussian": {stem: gaussian_filter(image, 1.5) for stem, image in noisy.items()},
+    }
     return {
-        "psnr_noisy": float(noisy),
-        "psnr_denoised": float(denoised),
-        "psnr_of_the_mean": float(flat),
+        **{
+            f"psnr_{name}": float(np.mean([decibels(images[stem], clean[stem]) for stem in clean]))
+            for name, images in made.items()
+        },
         "loss": done.result.score["mse"],
     }
 
@@ -444,6 +447,6 @@ def test_small_scale_proof_on_nuclei(shared_data, tmp_path, proof):
         loss_nothing_hidden=seeing["loss"],
     )
     assert found["psnr_denoised"] > found["psnr_noisy"] + 6
-    assert found["psnr_denoised"] > found["psnr_of_the_mean"] + 3
+    assert found["psnr_denoised"] > found["psnr_of_the_mean"] + 5
     assert seeing["psnr_denoised"] < found["psnr_noisy"] + 4
     assert seeing["loss"] < 0.5 * found["loss"]
