@@ -24,6 +24,7 @@ from _common import keep
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Unit
 from unlabeled.demo.phantoms import write_patients
+from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
 from unlabeled.methods._registry import find
 from unlabeled.training.engine import train
@@ -34,6 +35,16 @@ from unlabeled.training.settings import Settings, make_fabric
 
 REPORT = "Small left pleural effusion with adjacent atelectasis. No pneumothorax is seen.\n1. Heart size is normal."
 SMALL = {
+    "fmri-reconstruction 2D caffenet": (
+        2,
+        {
+            "patch_size": (32, 32),
+            "batch_size": 8,
+            "unpaired": 2,
+            "voxels": 150,
+            "test_responses": True,
+        },
+    ),
     "models-genesis 3D unet": (3, {"encoder": "unet", "patch_size": (16, 16, 16), "batch_size": 2}),
     "models-genesis 3D resenc-tiny": (
         3,
@@ -82,6 +93,7 @@ SMALL = {
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 2}),
 }
 FULL = {
+    "fmri-reconstruction 2D caffenet": (2, {"voxels": 4500, "test_responses": True}),
     "c2l 2D resnet18": (2, {"encoder": "resnet18", "patch_size": (224, 224), "batch_size": 128}),
     "models-genesis 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 32), "batch_size": 6}),
     "models-genesis 3D resenc-l": (
@@ -96,6 +108,8 @@ FULL = {
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
 }
+#: methods that learn from pictures and a brain's responses to them
+BRAINS = {"fmri-reconstruction"}
 #: patches that a scan must hold side by side, where that is more than one: by slug
 PATCHES_ALONG = {"rubiks-cube": 2}
 
@@ -172,7 +186,10 @@ def main() -> None:
             edge = PATCHES_ALONG.get(slug, 1) * max(options.patch_size) + 32
             solid = dims == 3 or kind.needs.unit is Unit.SLICE
             scans = Path(place, f"scans{2 + solid}-{edge}")
-            if not scans.exists():
+            if slug in BRAINS:
+                sizes = {"tested": 20, "voxels": options.voxels, "edge": options.patch_size[0]}
+                scans = write_subject(Path(place, slug), **sizes)
+            elif not scans.exists():
                 shape = (edge,) * dims if dims == 3 or not solid else (edge, edge, 32)
                 write_patients(scans, patients=8, shape=shape, kind="brightness")
             sources = index_scans(scans).sources

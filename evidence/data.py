@@ -26,6 +26,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "cardiac-cine-mri": _cardiac,
         "colonoscopy": _colonoscopy,
         "nuclei": _nuclei,
+        "fmri-digits": _digits,
     }[name]
     return made(data / name, place)
 
@@ -130,6 +131,28 @@ def _cardiac(source: Path, place: Path) -> tuple[Path, Path]:
         for phase, part in enumerate(("train", "val", "test", "test", "test"))
     ]
     return _manifest(place / "scans.csv", unlabelled), _manifest(place / "labelled.csv", rows)
+
+
+def _digits(source: Path, place: Path) -> tuple[Path, Path]:
+    """Fifty digits with responses of a brain; which digit it is, of the same fifty, ten to choose on and twenty to test on.
+
+    Each picture stands for a subject, so that few can be labelled; all responses are of one person.
+    """
+    trials = np.load(source / "fmri_digits.npz")
+    (place / "pictures").mkdir(parents=True, exist_ok=True)
+    np.save(place / "run.npy", trials["fmri_train"])
+    shown = np.concatenate([trials["image_train"], trials["image_val"]])
+    digits = np.concatenate([trials["label_train"], trials["label_val"]])
+    pairs, rows = [], []
+    for number, (picture, digit) in enumerate(zip(shown, digits, strict=True)):
+        name = f"pictures/{number:02d}.png"
+        Image.fromarray(picture).convert("RGB").save(place / name)
+        part = "train" if number < 50 else "val" if number < 60 else "test"
+        label = {1: "six", 2: "nine"}[int(digit)]
+        rows.append({"image": name, "label": label, "subject": f"{number:02d}", "split": part})
+        if part == "train":
+            pairs.append({"image": name, "response": f"run.npy#{number}"})
+    return _manifest(place / "scans.csv", pairs), _manifest(place / "labelled.csv", rows)
 
 
 def _colonoscopy(source: Path, place: Path) -> tuple[Path, Path]:

@@ -383,8 +383,10 @@ class FMRIReconstruction(Method):
 
     def product(self, record: Record) -> Product:
         """Reconstruct a picture from the average of all responses to it."""
-        voxels = len(self.reliability)
-        found = common_voxels([record])
+        if not record.source.responses:
+            fact = "has no response to reconstruct a picture from"
+            raise DataError(fact, "Name its response in the manifest's column `response`.")
+        voxels, found = len(self.reliability), common_voxels([record])
         if found != voxels:
             raise DataError(
                 f"has responses of {found} voxels, and the run learnt from {voxels}",
