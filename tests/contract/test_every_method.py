@@ -256,7 +256,9 @@ def test_every_method_has_a_card_a_file_and_a_page():
     from unlabeled.catalogue import cards
 
     root = Path(__file__).resolve().parents[2]
+    readme = (root / "README.md").read_text()
     for slug in slugs():
         assert slug in cards()
+        assert f"(docs/methods/{slug}.md)" in readme
         assert (root / "docs" / "methods" / f"{slug}.md").is_file()
         assert (root / "tests" / "methods" / f"test_{slug.replace('-', '_')}.py").is_file()
