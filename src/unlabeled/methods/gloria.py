@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -130,6 +131,11 @@ class Options(SharedOptions):
             raise OptionError(
                 f"--patch-size {' '.join(map(str, self.patch_size))} does not fit into --image-size {self.image_size}",
                 f"Give --image-size {max(self.patch_size[:2])} or more.",
+            )
+        if self.text and not Path(self.text).is_dir():
+            raise OptionError(
+                f"--text {self.text} is no folder",
+                "Give the folder of a BERT model: config.json, vocab.txt and its tensors.",
             )
         if self.local_weight == self.global_weight == 0:
             raise OptionError("both losses have the weight 0", "Give --global-weight 1.")
