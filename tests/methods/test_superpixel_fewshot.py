@@ -13,7 +13,7 @@ from torch import nn
 from unlabeled.data.index import index_scans
 from unlabeled.data.store import Record
 from unlabeled.demo.phantoms import write_patients
-from unlabeled.errors import DataError, OptionError
+from unlabeled.errors import DataError, OptionError, ScanError
 from unlabeled.methods.superpixel_fewshot import Episode, Options, SuperpixelFewShot
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.schedules import BySteps
@@ -300,6 +300,16 @@ def test_wrong_options_are_named(options, fact, remedy):
     with pytest.raises(OptionError, match=fact) as fault:
         method(**options)
     assert remedy in fault.value.remedy
+
+
+def test_scans_that_cannot_serve_are_named(prepared):
+    blank = prepared("pictures", body_threshold=255.0)[0]
+    with pytest.raises(ScanError, match="no superpixel") as fault:
+        SuperpixelFewShot.require(blank, Options(**SMALL))
+    assert "--body-threshold" in fault.value.remedy
+    with pytest.raises(ScanError, match="no mask"):
+        SuperpixelFewShot.require(prepared()[0], Options(**SMALL, exclude_labels=(1,)))
+    SuperpixelFewShot.require(prepared("volumes")[0], Options(**SMALL, exclude_labels=(1,)))
 
 
 def test_volumes_cannot_be_asked_for_in_3d(folder, tmp_path):

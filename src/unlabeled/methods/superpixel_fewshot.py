@@ -21,7 +21,7 @@ from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Unit
 from unlabeled.data.slices import Slice, planes_holding
 from unlabeled.data.store import Record
-from unlabeled.errors import DataError, OptionError
+from unlabeled.errors import DataError, OptionError, ScanError
 from unlabeled.methods._base import (
     Feed,
     Method,
@@ -200,6 +200,21 @@ class SuperpixelFewShot(Method):
             own.scale, own.sigma, own.min_size, own.body_threshold, least, official
         )
 
+    @classmethod
+    def require(cls, record: Record, options: SharedOptions) -> None:
+        """Refuse scans without a superpixel, and without a mask where slices with organs are left out."""
+        own = cast(Options, options)
+        if not record.extras[COUNTS].whole().any():
+            raise ScanError(
+                f"has no superpixel of {own.smallest_region} pixels within a body",
+                "Give a smaller --smallest-region, or a lower --body-threshold.",
+            )
+        if own.exclude_labels and record.mask is None:
+            raise ScanError(
+                "has no mask, and --exclude-labels asks what its slices hold",
+                "Give a manifest with a column `mask`, or leave --exclude-labels out.",
+            )
+
     def phases(self) -> tuple[Phase, ...]:
         """Train on slices instead of scans."""
         feed = Feed(self.views, self.options.batch_size, self.needs.unit, group=self.slices)
@@ -219,10 +234,8 @@ class SuperpixelFewShot(Method):
         """Draw two views of a slice, and a region that both show."""
         for attempt in range(TRIES):
             start = record.draw_start(self.patch, rng)
-            image, regions = (
-                record.patch(start, self.patch),
-                record.labels(REGIONS, start, self.patch),
-            )
+            image = record.patch(start, self.patch)
+            regions = record.labels(REGIONS, start, self.patch)
             support, first = self._view(image, regions, rng)
             query, second = self._view(image, regions, rng)
             region = self._draw_region(int(regions.max()), first, second, attempt, rng)
