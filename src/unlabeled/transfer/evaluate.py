@@ -21,6 +21,8 @@ from unlabeled.data.store import Record
 from unlabeled.training.checkpoint import write_atomically
 from unlabeled.transfer import metrics
 from unlabeled.transfer.inference import classes_of, native_grid, segment_logits, whole_scan_logits
+from unlabeled.transfer.instances import Instances
+from unlabeled.transfer.matching import match_objects
 from unlabeled.transfer.metrics import Interval
 from unlabeled.transfer.task import Task
 from unlabeled.transfer.tasks import Classes, Masks, Regress
@@ -71,6 +73,8 @@ def evaluate(
     """
     if isinstance(task, Masks):
         return _evaluate_masks(task, records, tolerance, progress)
+    if isinstance(task, Instances):
+        return _evaluate_instances(task, records, progress)
     if isinstance(task, Classes):
         return _evaluate_classes(task, records, progress)
     if isinstance(task, Regress):
@@ -106,6 +110,35 @@ def _evaluate_masks(
             for name in task.classes.names[1:]:
                 measures[f"{measure} {name}"] = _mean(_by_scan(rows, measure, name))
     return _evaluation(rows, measures, records, "mm" if known else "voxel")
+
+
+def _evaluate_instances(
+    task: Instances, records: Sequence[Record], progress: Callable[[int], None]
+) -> Evaluation:
+    rows: list[dict[str, Any]] = []
+    resampled = task.options.spacing is not None
+    for done, record in enumerate(records, start=1):
+        native = native_grid(record, resampled=resampled)
+        _, likely = classes_of(segment_logits(task, record), record, native)
+        truth = _true_mask(record, resampled=resampled).numpy()
+        matching = match_objects(task.objects(likely), truth)
+        rows.append(
+            {
+                "subject": record.subject,
+                "scan": record.source.name,
+                "average precision": matching.precision,
+                "seg": matching.seg,
+                "matched": matching.matched,
+                "found": matching.found,
+                "true": matching.true,
+            }
+        )
+        progress(done)
+    measures = {
+        name: _mean([(row["subject"], row[name]) for row in rows])
+        for name in ("average precision", "seg")
+    }
+    return _evaluation(rows, measures, records)
 
 
 def _true_mask(record: Record, *, resampled: bool) -> Tensor:

@@ -88,7 +88,7 @@ def finetune(
     Parameters
     ----------
     task
-        ``segment``, ``classify`` or ``regress``.
+        A key of `TASKS`: ``segment``, ``instances``, ``classify``, ...
     labelled
         Folder, data set or manifest with masks, labels or targets.
     out
@@ -196,6 +196,9 @@ def finetune(
     if is_first_process():
         done = result.exit_reason != "interrupted"
         if done:
+            model.eval()
+            with torch.no_grad():
+                model.calibrate(cohort.val)
             save_task(folder.path, model, describe_origin(start, records, model))
             scored = _score(model, cohort, test=test, quiet=settings.quiet)
             write_metrics(folder.path, scored)

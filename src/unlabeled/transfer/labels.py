@@ -93,7 +93,8 @@ def find_labels(
         if len(values) > MOST_VALUES and mode == "each":
             raise DataError(
                 f"the masks hold more than {MOST_VALUES} values (up to {record.source.name})",
-                "If they number single objects, give --labels any: all of them become one class.",
+                "If they number single objects, give --labels any: all of them become one class; or tell the objects apart "
+                "with `unlabeled finetune instances`.",
             )
     if not values:
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,9 +32,11 @@ from unlabeled.transfer.inference import (
     segment_logits,
     whole_scan_logits,
 )
+from unlabeled.transfer.instances import Instances
 from unlabeled.transfer.products import SavedMethod, load_method
 from unlabeled.transfer.saved import FILE, SavedTask, load_task
 from unlabeled.transfer.tasks import Classes, Masks
+from unlabeled.transforms.instances import CLASSES
 
 #: Endings that a file's name loses before the prediction's own is put on.
 ENDINGS: tuple[str, ...] = (
@@ -171,21 +173,18 @@ def _predict_one(
         native = native_grid(record, resampled=saved.spacing is not None)
         logits = segment_logits(task, record, overlap=overlap)
         found, likely = classes_of(logits, record, native)
-        picture = len(record.grid.shape) == 2 and record.grid.affine is None
-        ending = ".png" if picture else ".nii.gz"
-        path = stem.with_name(stem.name + ending)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path, ending = _mask_path(stem, record)
         write_mask(path, task.classes.decode(found), record.grid, native.affine)
         if probabilities:
-            for called, layer in zip(task.classes.names, likely, strict=True):
-                beside = stem.with_name(f"{stem.name}_p_{_plain(called)}{ending}")
-                values = np.rint(layer * 65535).astype(np.uint16) if picture else layer
-                write_mask(beside, values, record.grid, native.affine)
+            named = dict(zip(task.classes.names, likely, strict=True))
+            _write_likely(stem, ending, named, record, native)
         return {
             "file": record.source.name,
             "mask": path.relative_to(folder).as_posix(),
             **_sizes(task, found, native),
         }
+    if isinstance(task, Instances):
+        return _predict_objects(saved, task, record, folder, stem, probabilities, overlap)
     logits = whole_scan_logits(task, record)
     if isinstance(task, Classes):
         shares = logits.softmax(0).numpy()
@@ -196,6 +195,46 @@ def _predict_one(
             **each,
         }
     return {"file": record.source.name, "predicted": float(logits[0])}
+
+
+def _predict_objects(
+    saved: SavedTask,
+    task: Instances,
+    record: Record,
+    folder: Path,
+    stem: Path,
+    probabilities: bool,
+    overlap: float,
+) -> dict[str, Any]:
+    """Number the objects of one scan, write them as a mask, and give its row."""
+    native = native_grid(record, resampled=saved.spacing is not None)
+    _, likely = classes_of(segment_logits(task, record, overlap=overlap), record, native)
+    numbered = task.objects(likely)
+    path, ending = _mask_path(stem, record)
+    write_mask(path, numbered, record.grid, native.affine)
+    if probabilities:
+        _write_likely(stem, ending, dict(zip(CLASSES, likely, strict=True)), record, native)
+    named = path.relative_to(folder).as_posix()
+    return {"file": record.source.name, "mask": named, "objects": int(numbered.max())}
+
+
+def _mask_path(stem: Path, record: Record) -> tuple[Path, str]:
+    """Name a scan's mask, PNG for a picture, else NIfTI, and give the ending; its folder is made."""
+    picture = len(record.grid.shape) == 2 and record.grid.affine is None
+    ending = ".png" if picture else ".nii.gz"
+    path = stem.with_name(stem.name + ending)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path, ending
+
+
+def _write_likely(
+    stem: Path, ending: str, likely: Mapping[str, NDArray[Any]], record: Record, native: Native
+) -> None:
+    """Write a map of every class."""
+    for called, layer in likely.items():
+        beside = stem.with_name(f"{stem.name}_p_{_plain(called)}{ending}")
+        values = np.rint(layer * 65535).astype(np.uint16) if ending == ".png" else layer
+        write_mask(beside, values, record.grid, native.affine)
 
 
 def _sizes(task: Masks, found: NDArray[Any], native: Native) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from unlabeled.nn.encoders import Encoder
 from unlabeled.transfer.fewshot import FewShot
+from unlabeled.transfer.instances import Instances
 from unlabeled.transfer.task import FinetuneOptions, Task, TaskName
 from unlabeled.transfer.tasks import Classify, Regress, Segment
 from unlabeled.transfer.zeroshot import ZeroShot
@@ -16,6 +17,7 @@ from unlabeled.transfer.zeroshot import ZeroShot
 TASKS: Mapping[TaskName, type[Task]] = MappingProxyType(
     {
         "segment": Segment,
+        "instances": Instances,
         "classify": Classify,
         "regress": Regress,
         "few-shot": FewShot,

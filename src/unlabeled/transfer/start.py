@@ -122,6 +122,8 @@ def build_task(
         return model, tuple(notes), None
     facts = origin_facts(options.encoder, dims, records)
     notes += require_agreement(start.metadata, facts)
+    if not model.starts_pretrained:
+        return model, tuple(notes), None
     report = load_weights(model.encoder, start.encoder, source=start.called)
     loaded = {f"encoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
     model.loaded = frozenset(loaded | model.load(given, notes))

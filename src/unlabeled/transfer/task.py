@@ -28,7 +28,9 @@ from unlabeled.nn.schedules import Schedule, constant, cosine, polynomial
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
 from unlabeled.transfer.augment import Augmentation, Move, cut, recolour
 
-TaskName: TypeAlias = Literal["segment", "classify", "regress", "few-shot", "zero-shot"]
+TaskName: TypeAlias = Literal[
+    "segment", "instances", "classify", "regress", "few-shot", "zero-shot"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,12 @@ class FinetuneOptions(SharedOptions):
         Whose weights the task ends with: the best ones on the validation subjects, or the last ones.
     tolerance
         Distance between surfaces that counts as met, for NSD [mm].
+    mode
+        Instances alone: what a pretrained denoiser is for: the start (finetune), the maker of the images that a fresh
+        network sees (sequential), both (finetune-sequential), or neither (baseline).  Without it: finetune, from
+        scratch baseline.
+    border_weight
+        Instances alone: weight of the border in the cross entropy (VoidSeg).
     prompts
         Zero-shot alone: TOML or JSON file with a list of sentences under the name of each class; without it, built-in
         ones of chest findings.
@@ -113,6 +121,8 @@ class FinetuneOptions(SharedOptions):
     clip: Positive = 12.0
     keep: Literal["best", "last"] = "best"
     tolerance: NonNegative = 1.0
+    mode: Literal["baseline", "finetune", "sequential", "finetune-sequential"] | None = None
+    border_weight: Positive = 5.0
     prompts: str = ""
     split_seed: Whole = 0
 
@@ -176,6 +186,8 @@ class Task(Method):
     ----------
     loaded
         Names of the parameters that came from a pretraining; set by whoever loads them.
+    starts_pretrained
+        Whether the given weights are what training starts from; a task may use them otherwise instead.
     """
 
     kind: ClassVar[str]
@@ -197,6 +209,7 @@ class Task(Method):
         self.quiet = frozenset(quiet)
         self.loaded: frozenset[str] = frozenset()
         self.frozen = False
+        self.starts_pretrained = True
 
     @classmethod
     @abstractmethod
@@ -217,6 +230,9 @@ class Task(Method):
     def fit(self, records: Sequence[Record]) -> None:
         """Take from the labelled scans what a task without gradients needs."""
         raise NotImplementedError(f"{type(self).__name__} learns by gradients")
+
+    def calibrate(self, records: Sequence[Record]) -> None:
+        """Choose on the validation scans, when training has ended, what gradients cannot; by default nothing."""
 
     def own_logits(self, record: Record) -> Tensor | None:
         """Compute a whole scan's logits in a way of the task's own; None leaves it to windows of a patch's size."""

@@ -8,13 +8,13 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError
 from unlabeled.losses.segmentation import dice_cross_entropy
 from unlabeled.methods._base import Monitor, Update
-from unlabeled.nn.decoders import build_decoder, fit
+from unlabeled.nn.decoders import DenseUpsampling, build_decoder, fit
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import ClassificationHead
 from unlabeled.nn.weights import load_weights
@@ -86,22 +86,7 @@ class Segment(Masks):
 
     def load(self, given: Given, notes: list[str]) -> set[str]:
         """Load the decoder where the pretraining carried one, but for its last layer."""
-        held = {
-            name: tensor
-            for name, tensor in given.tensors.items()
-            if name.startswith("decoder.") and not name.startswith("decoder.head.")
-        }
-        if not held or self.options.carry != "all":
-            return set()
-        if self.options.decoder != "skip":
-            notes.append(
-                f"decoder: fresh, as --decoder {self.options.decoder} takes none of a pretraining"
-            )
-            return set()
-        source = f"the decoder of {given.metadata.get('slug', 'a pretraining')}"
-        report = load_weights(self.decoder, held, source=source, least=0.0)
-        notes.append(f"decoder: {report}")
-        return {f"decoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
+        return load_decoder(self.decoder, given, notes)
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute ``batch class *space`` from ``batch channel *space``."""
@@ -296,6 +281,24 @@ class Regress(Task):
     def describe(self) -> dict[str, Any]:
         """Give the unit's scale."""
         return {"kind": self.kind, "centre": self.centre, "scale": self.scale}
+
+
+def load_decoder(decoder: nn.Module, given: Given, notes: list[str]) -> set[str]:
+    """Load the decoder that a pretraining carried, but for its last layer; give the names of what was loaded."""
+    held = {
+        name: tensor
+        for name, tensor in given.tensors.items()
+        if name.startswith("decoder.") and not name.startswith("decoder.head.")
+    }
+    if not held or given.options.carry != "all":
+        return set()
+    if isinstance(decoder, DenseUpsampling):
+        notes.append("decoder: fresh, as --decoder duc takes none of a pretraining")
+        return set()
+    source = f"the decoder of {given.metadata.get('slug', 'a pretraining')}"
+    report = load_weights(decoder, held, source=source, least=0.0)
+    notes.append(f"decoder: {report}")
+    return {f"decoder.{name}" for name in (*report.matched, *(a.name for a in report.adapted))}
 
 
 def classes_among(given: Given) -> tuple[str, ...]:
