@@ -211,8 +211,7 @@ def test_from_training_to_numbered_objects(place: Path, tmp_path: Path, mode: st
 def test_the_threshold_is_the_best_on_validation_scans(place: Path, monkeypatch) -> None:
     """A network that is never surer of the interior than 0.42 needs a threshold below; of equals, the lowest."""
     task, _, _ = built(place, None)
-    index = index_scans(place / "discs", labelled=True)
-    records = Store(place / "cache").prepare(index.sources).records[:3]
+    records = _records(place)
 
     def logits(task, record):
         inside = three_classes(record.mask_patch((0, 0), record.space).numpy()) == 1

@@ -53,14 +53,13 @@ def match_objects(found: NDArray[np.integer], truth: NDArray[np.integer]) -> Mat
     >>> match_objects(np.array([1, 1, 1, 0]), np.array([5, 5, 5, 5]))
     Matching(matched=1, found=1, true=1, seg=0.75)
     """
-    names, theirs = np.unique(truth, return_inverse=True)
-    numbers, ours = np.unique(found, return_inverse=True)
-    table = np.zeros((len(names), len(numbers)), np.int64)
-    np.add.at(table, (theirs.reshape(-1), ours.reshape(-1)), 1)
-    true_size, found_size = table.sum(1)[names != 0], table.sum(0)[numbers != 0]
-    shared = table[np.ix_(names != 0, numbers != 0)]
-    union = true_size[:, None] + found_size[None] - shared
-    over = shared / np.maximum(union, 1)
-    held = np.where(2 * shared > true_size[:, None], over, 0.0)
-    seg = float(held.max(1, initial=0.0).mean()) if len(true_size) else math.nan
-    return Matching(int((over > 0.5).sum()), len(found_size), len(true_size), seg)
+    names, true_size = np.unique(truth[truth != 0], return_counts=True)
+    numbers, found_size = np.unique(found[found != 0], return_counts=True)
+    both = (truth != 0) & (found != 0)
+    rows, columns = np.searchsorted(names, truth[both]), np.searchsorted(numbers, found[both])
+    pairs, shared = np.unique(rows * len(numbers) + columns, return_counts=True)  # few of all
+    rows, columns = np.divmod(pairs, max(1, len(numbers)))
+    over = shared / (true_size[rows] + found_size[columns] - shared)
+    held = 2 * shared > true_size[rows]  # by one found object, at most
+    seg = float(over[held].sum() / len(names)) if len(names) else math.nan
+    return Matching(int((over > 0.5).sum()), len(numbers), len(names), seg)
