@@ -34,7 +34,12 @@ WRONG = {
     "pretrain models-genesis scans": ("needs --out", "Type: unlabeled pretrain"),
     "pretrain models-genesis scans --out": ("--out is given without a value",),
     "pretrain --quiet --out new models-genesiz scans --p-flip 1": ("Did you mean models-genesis?",),
-    "pretrain gloria scans --out new": ("does not run in this version", "models-genesis"),
+    "pretrain refers scans --out new": ("does not run in this version", "models-genesis"),
+    "pretrain gloria scans --out new": (
+        "all 6 scans have no report",
+        "These methods can learn from them:",
+        "models-genesis",
+    ),
     "pretrain models-genesis empty --out new": ("empty holds no files",),
     f"{PRETRAIN} more": ("nothing takes 'more'", "Type: unlabeled pretrain"),
     f"{PRETRAIN} --epoch 3": ("unknown option --epoch", "Did you mean --epochs?"),

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from unlabeled.data.fitness import judge, lacks, lacks_columns
+from unlabeled.data.fitness import Traits, judge, lacks, lacks_columns
+from unlabeled.data.headers import Seen, look
 from unlabeled.data.scan import Index, Quarantined
 from unlabeled.data.splits import split_subjects
 from unlabeled.data.store import Record
@@ -16,10 +17,11 @@ from unlabeled.methods._base import Needs, SharedOptions
 from unlabeled.methods._registry import find, slugs
 
 HELD_OUT_SHARE = 0.1
+LOOKED_AT = 16  # scans whose headers are read for naming other methods, before anything is prepared
 
 
 def refuse_columns(slug: str, needs: Needs, index: Index) -> None:
-    """Refuse, before any file is opened, scans of which none has what the method needs.
+    """Refuse, before any scan is prepared, scans of which none has what the method needs.
 
     Raises
     ------
@@ -33,9 +35,11 @@ def refuse_columns(slug: str, needs: Needs, index: Index) -> None:
     if subjects < needs.subjects:
         faults.append(f"it needs {needs.subjects} subjects, and there is {subjects}")
     if faults:
+        some = (look(source) for source in index.sources[:LOOKED_AT])
+        seen = [each for each in some if isinstance(each, Seen)]
         raise DataError(
             f"{slug} cannot learn from {index.root}: {'; '.join(faults)}",
-            f"`unlabeled check {index.root}` says what the scans can be used for.",
+            alternatives(slug, seen, index),
         )
 
 
@@ -80,12 +84,10 @@ def meet_needs(
     return tuple(sorted(kept, key=lambda record: order[record.source.name]))
 
 
-def alternatives(slug: str, records: Sequence[Record], index: Index) -> str:
-    """Say which other methods could learn from the scans."""
+def alternatives(slug: str, scans: Sequence[Traits], index: Index) -> str:
+    """Say which other methods could learn from scans like these."""
     fitting = [
-        other
-        for other in slugs()
-        if other != slug and judge(other, find(other).needs, records).fits
+        other for other in slugs() if other != slug and judge(other, find(other).needs, scans).fits
     ]
     check = f"`unlabeled check {index.root}` says what the scans can be used for."
     return (

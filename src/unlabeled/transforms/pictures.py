@@ -91,6 +91,7 @@ def square(levels: NDArray[np.uint8], edges: tuple[int, int]) -> NDArray[np.uint
 def as_square(responses: Tensor) -> Tensor:
     """Lay the voxels of ``batch voxels`` out as ``batch 1 edge edge``: -3 deviations black, +3 white.
 
+    >>> import torch
     >>> as_square(torch.tensor([[-3.0, 3.0, 0.0]])).tolist()
     [[[[0.0, 1.0], [0.5, 0.5]]]]
     """
