@@ -21,6 +21,7 @@ from unlabeled.benchmark.plan import SCRATCH, Outcome, Plan, as_fraction, run_pl
 from unlabeled.benchmark.statistics import Comparison, compare_scores
 from unlabeled.benchmark.verdict import verdict
 from unlabeled.training.facts import cpu_name, git_state
+from unlabeled.training.log import RunFolder
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,7 +49,9 @@ def _tuples(options: dict[str, Any]) -> dict[str, Any]:
     return {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
 
 
-def table(comparison: Comparison, outcome: Outcome, plan: Plan, told: dict[str, Any]) -> str:
+def table(
+    comparison: Comparison, outcome: Outcome, plan: Plan, told: dict[str, Any], data: str
+) -> str:
     """Write the figures as Markdown, the verdict first."""
     metric = told["metric"]
     labels = {as_fraction(value): show_fraction(value) for value in plan.fractions}
@@ -86,7 +89,7 @@ def table(comparison: Comparison, outcome: Outcome, plan: Plan, told: dict[str, 
         )
         + f" on {cpu_name()}.",
         "",
-        f"Printed by `make evidence DATA=... PLAN={told['name']}`, commit {git_state()}.",
+        f"Printed by `make evidence DATA=... PLAN={told['name']}`, commit {git_state()}, data {data}.",
         "",
     ]
     return "\n".join(lines)
@@ -143,7 +146,9 @@ def main() -> None:
         for cell, fault in outcome.failed.items():
             print(f"{cell} failed: {fault}", file=sys.stderr)
         comparison = compare_scores(outcome.scores(told["column"]), metric=told["metric"])
-        text = table(comparison, outcome, plan, told)
+        runs = [RunFolder(asked.work / name / f"pretrain-{slug}") for slug in plan.methods]
+        data = ", ".join(str(run.read_facts().get("data", "unknown")) for run in runs)
+        text = table(comparison, outcome, plan, told, data)
         if plan.task == "classify":
             text += "\n" + auc_table(outcome, plan)
         print(text)
