@@ -42,7 +42,7 @@ def test_killed_at_twenty_random_moments_and_resumed_gives_the_same_weights(tmp_
     length = time.monotonic() - began
     moments = random.Random(0)
     out = tmp_path / "killed"
-    kills = 0
+    kills = finished = 0
     started = False
     while kills < 20:
         more = ("--resume",) if started else ()
@@ -58,7 +58,8 @@ def test_killed_at_twenty_random_moments_and_resumed_gives_the_same_weights(tmp_
         assert process.returncode == 0
         expected, found = weights(tmp_path / "whole"), weights(out)
         assert all(torch.equal(expected[name], found[name]) for name in expected)
-        out, started = tmp_path / f"killed{kills}", False
+        finished += 1
+        out, started = tmp_path / f"killed{finished}", False
     if started:
         subprocess.run(command(scans, out, cache, "--resume"), env=environment, check=True)
         expected, found = weights(tmp_path / "whole"), weights(out)
