@@ -45,7 +45,7 @@ def step_of(
     def restore(picture: torch.Tensor) -> torch.Tensor:
         return decoder(encoder(picture))
 
-    run = torch.compile(restore) if compiled else restore
+    run = torch.compile(restore, dynamic=False) if compiled else restore
 
     def step() -> float:
         optimiser.zero_grad()
