@@ -18,6 +18,8 @@ class Needs:
     unit: str = "volume"
     dims: tuple[int, ...] = (2, 3)
     metadata: tuple[str, ...] = ()
+    some: tuple[str, ...] = ()
+    volumes: bool = False
     channels: int = 1
     colour: bool = False
     scans_per_subject: int = 1
@@ -86,6 +88,8 @@ def test_json_holds_it_all(mixed):
         (Needs(), 4, None),
         (Needs(dims=(3,)), 2, "2 of 4 scans have 2 axes of space, and it needs 3"),
         (Needs(dims=(2,)), 4, None),
+        (Needs(volumes=True), 2, "2 of 4 scans are no volumes"),
+        (Needs(some=("report",)), 0, "no scan has report"),
         (Needs(colour=True), 1, "3 of 4 scans are not in colour"),
         (Needs(channels=2), 1, "3 of 4 scans have fewer than 2 channels"),
         (Needs(metadata=("spacing",)), 1, "3 of 4 scans have no spacing"),

@@ -26,6 +26,14 @@ class NeedsLike(Protocol):
         """What every scan must have."""
 
     @property
+    def some(self) -> tuple[str, ...]:
+        """What at least one scan must have."""
+
+    @property
+    def volumes(self) -> bool:
+        """Whether every scan must be a volume."""
+
+    @property
     def channels(self) -> int:
         """Fewest registered modalities or colour channels."""
 
@@ -108,7 +116,11 @@ def judge(slug: str, needs: NeedsLike, scans: Sequence[Traits]) -> Fitness:
         for subject in few:
             del fitting[subject]
     usable = sum(fitting.values())
-    if len(fitting) < needs.subjects:
+    for name in needs.some:
+        if usable and not any(getattr(each.source, name) for each in scans):
+            reasons.append(f"no scan has {name}")
+            usable = 0
+    if len(fitting) < needs.subjects and (fitting or not reasons):
         reasons.append(f"{len(fitting)} subjects fit, and it needs {needs.subjects}")
         usable = 0
     return Fitness(slug=slug, usable=usable, subjects=len(fitting), reasons=tuple(reasons))
@@ -118,6 +130,8 @@ def lacks(needs: NeedsLike, scan: Traits) -> Iterator[str]:
     """Say what a scan lacks, in words that follow "scans"."""
     if not any(dims <= scan.dims for dims in needs.dims):
         yield f"have {scan.dims} axes of space, and it needs {' or '.join(map(str, needs.dims))}"
+    if needs.volumes and scan.dims < 3:
+        yield "are no volumes"
     if needs.colour and not scan.colour:
         yield "are not in colour"
     if scan.channels < needs.channels:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Scan, Unit
 from unlabeled.data.store import Record
+from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant
 from unlabeled.options import Between, Count, Options, Positive, Whole
@@ -166,6 +167,10 @@ class Needs:
     metadata
         Columns that every scan must have: ``spacing``, ``affine``, ``report``, ``level``, ``boxes``, ``time``,
         ``mask``, ``label``, ``target``.
+    some
+        Columns that at least one scan must have.
+    volumes
+        Whether every scan must be a volume, though the networks see slices of it.
     channels
         Fewest registered modalities (or colour channels) of a scan.
     colour
@@ -181,6 +186,8 @@ class Needs:
     unit: Unit
     dims: tuple[int, ...]
     metadata: tuple[str, ...] = ()
+    some: tuple[str, ...] = ()
+    volumes: bool = False
     channels: Annotated[int, Between(1)] = 1
     colour: bool = False
     scans_per_subject: int = 1
@@ -326,3 +333,20 @@ def parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
             if parameter.requires_grad:
                 seen.setdefault(id(parameter), parameter)
     return list(seen.values())
+
+
+def patch_for(encoder: Encoder, edges: Sequence[int]) -> tuple[int, ...]:
+    """Give a patch one edge for each axis of the networks.
+
+    Raises
+    ------
+    OptionError
+        There are too few.
+    """
+    patch = tuple(edges[: encoder.dims])
+    if len(patch) < encoder.dims:
+        raise OptionError(
+            f"--patch-size has {len(patch)} edges, and the scans have {encoder.dims} axes",
+            f"Give --patch-size {' '.join(map(str, (patch * 3)[: encoder.dims]))}.",
+        )
+    return patch

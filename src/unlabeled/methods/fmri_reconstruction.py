@@ -162,7 +162,7 @@ class Response(NamedTuple):
 class FMRIReconstruction(Method):
     """An encoder from pictures to voxels, then a decoder back that learns through it from what has no pair."""
 
-    needs: ClassVar[Needs] = Needs(unit=Unit.IMAGE, dims=(2,))
+    needs: ClassVar[Needs] = Needs(unit=Unit.IMAGE, dims=(2,), some=("responses",))
     options_class: ClassVar[type[_base.SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("error", "lower", chance="silence")
     makes: ClassVar[str] = "pictures reconstructed from responses"

@@ -139,7 +139,7 @@ class LocalSample(NamedTuple):
 class GlobalLocalContrast(Method):
     """An encoder learns where slices lie, then the first blocks of a decoder where regions lie."""
 
-    needs: ClassVar[Needs] = Needs(unit=Unit.SLICE, dims=(2,))
+    needs: ClassVar[Needs] = Needs(unit=Unit.SLICE, dims=(2,), volumes=True)
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("partition", "higher", chance="partition chance")
     quirks: ClassVar[Mapping[str, str]] = {
