@@ -20,7 +20,15 @@ from unlabeled.data.sampling import draw_start, patch_size
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError
-from unlabeled.methods._base import Method, Monitor, Needs, SharedOptions, Update, parameters
+from unlabeled.methods._base import (
+    Method,
+    Monitor,
+    Needs,
+    SharedOptions,
+    Update,
+    parameters,
+    patch_for,
+)
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, halving
@@ -128,12 +136,7 @@ class ModelsGenesis(Method):
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
-        self.patch = options.patch_size[: encoder.dims]
-        if len(self.patch) < encoder.dims:
-            raise OptionError(
-                f"--patch-size has {len(self.patch)} edges, and the scans have {encoder.dims} axes",
-                f"Give --patch-size {' '.join(map(str, (self.patch * 3)[: encoder.dims]))}.",
-            )
+        self.patch = patch_for(encoder, options.patch_size)
         if isinstance(encoder, UNetEncoder):
             encoder.check(self.patch)
         official = options.fidelity == "official"

@@ -19,7 +19,6 @@ from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.sampling import draw_start, patch_size, tiles
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
-from unlabeled.errors import OptionError
 from unlabeled.losses.restoration import masked_error
 from unlabeled.methods._base import (
     Method,
@@ -29,6 +28,7 @@ from unlabeled.methods._base import (
     SharedOptions,
     Update,
     parameters,
+    patch_for,
 )
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
@@ -111,12 +111,7 @@ class VoidSeg(Method):
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
-        self.patch = options.patch_size[: encoder.dims]
-        if len(self.patch) < encoder.dims:
-            raise OptionError(
-                f"--patch-size has {len(self.patch)} edges, and the scans have {encoder.dims} axes",
-                f"Give --patch-size {' '.join(map(str, (self.patch * 3)[: encoder.dims]))}.",
-            )
+        self.patch = patch_for(encoder, options.patch_size)
         if isinstance(encoder, UNetEncoder):
             encoder.check(self.patch)
         self.blind = BlindSpots(options.hidden_percent, options.window_radius)
