@@ -66,12 +66,12 @@ def train(
     """
     if fabric is None or arithmetic is None:
         fabric, arithmetic = make_fabric(settings)
-    loop = _Loop(method, records, held_out, settings, folder, fabric, arithmetic, title)
+    loop = Loop(method, records, held_out, settings, folder, fabric, arithmetic, title)
     return loop.run()
 
 
-class _Loop:
-    """One training in this process."""
+class Loop:
+    """One training in this process; `training.trial` runs a few steps of it with a watch in hand."""
 
     def __init__(
         self,
