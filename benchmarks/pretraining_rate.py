@@ -30,6 +30,7 @@ from unlabeled.methods._registry import find
 from unlabeled.training.engine import train
 from unlabeled.training.loader import held_out_batch, items_of
 from unlabeled.training.log import RunFolder
+from unlabeled.training.optimisers import fuse
 from unlabeled.training.pretrain import build_method, open_store
 from unlabeled.training.settings import Settings, make_fabric
 
@@ -116,7 +117,9 @@ PATCHES_ALONG = {"rubiks-cube": 2}
 
 def bare_times(method: Method, phase: Phase, batch: Any, fabric: Any, steps: int) -> float:
     """Seconds of a bare step, the mean over a few."""
-    optimisers = {name: method.optimiser(name, each)[0] for name, each in phase.trains.items()}
+    optimisers = {
+        name: fuse(method.optimiser(name, each)[0]) for name, each in phase.trains.items()
+    }
     method.train()
     began = 0.0
     for number in range(steps + 1):
@@ -131,6 +134,9 @@ def bare_times(method: Method, phase: Phase, batch: Any, fabric: Any, steps: int
                 break
             optimisers[update.of].zero_grad()
             update.loss.backward()
+            if update.clip is not None:
+                held = [p for group in optimisers[update.of].param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(held, update.clip)
             optimisers[update.of].step()
     synchronise(fabric)
     return (time.perf_counter() - began) / steps

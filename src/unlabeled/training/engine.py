@@ -23,6 +23,7 @@ from unlabeled.training import checkpoint as checkpoints
 from unlabeled.training.distributed import agree, average, average_gradients
 from unlabeled.training.loader import Plan, items_of, load, make_plan
 from unlabeled.training.log import Log, RunFolder
+from unlabeled.training.optimisers import fuse
 from unlabeled.training.precision import Arithmetic, lay_out
 from unlabeled.training.progress import Reporter
 from unlabeled.training.settings import Settings, choose_workers, make_fabric
@@ -263,7 +264,7 @@ class Loop:
             made, schedules[name] = self.method.optimiser(name, modules)
             for group in made.param_groups:
                 group["first_lr"] = group["lr"]
-            optimisers[name] = self.fabric.setup_optimizers(made)
+            optimisers[name] = self.fabric.setup_optimizers(fuse(made))
         return optimisers, schedules
 
     def _set_rates(
