@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ CHUNK = {
     2: (512, 512),
     3: (64, 64, 64),
 }  # voxels that share an entry of the frame's table
+SMALL = 65536  # [byte]; a frame of at most this size is kept in memory once read, as opening it costs more than its voxels
+_KEPT = 256  # small frames that a process keeps
 _GONE = "Run the command again: it is prepared anew. Do not prune the cache during a run."
 
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """An array of the prepared store, read in part; holds no voxels and no open file.
+    """An array of the prepared store, read in part; holds no voxels and no open file itself.
 
     Parameters
     ----------
@@ -120,9 +124,9 @@ class StoredArray:
         self._check(start, size)
         cut = tuple(slice(first, first + edge) for first, edge in zip(start, size, strict=True))
         try:
-            mapping: dict[str, Any] = {"mmap_mode": "r", "dparams": {"nthreads": 1}}
-            frame: Any = blosc2.open(str(self.path), mode="r", offset=self.offset, **mapping)
-            patch: NDArray[Any] = frame[(slice(None), *cut)]
+            if math.prod(self.shape) * self.dtype.itemsize <= SMALL:
+                return _small_frame(self.path, self.offset)[(slice(None), *cut)].copy()
+            patch: NDArray[Any] = _open_frame(self.path, self.offset)[(slice(None), *cut)]
         except (OSError, RuntimeError, ValueError) as fault:
             raise gone(self.path.parent.parent) from fault
         return patch
@@ -134,6 +138,18 @@ class StoredArray:
             for first, edge, extent in zip(start, size, space, strict=True)
         ):
             raise ValueError(f"a patch at {tuple(start)} of {tuple(size)} voxels is not in {space}")
+
+
+def _open_frame(path: Path, offset: int) -> Any:
+    mapping: dict[str, Any] = {"mmap_mode": "r", "dparams": {"nthreads": 1}}
+    return blosc2.open(str(path), mode="r", offset=offset, **mapping)
+
+
+@lru_cache(maxsize=_KEPT)
+def _small_frame(path: Path, offset: int) -> NDArray[Any]:
+    """Read a whole frame; a file of the store never changes, so what was read once stays true."""
+    whole: NDArray[Any] = _open_frame(path, offset)[()]
+    return whole
 
 
 def encode(array: NDArray[Any]) -> tuple[bytes | memoryview, int | None]:
