@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import torch
 
 from unlabeled import catalogue
 from unlabeled.data.index import index_scans
-from unlabeled.data.scan import Index, Quarantined, say_modality
-from unlabeled.data.store import Record, Store
+from unlabeled.data.scan import Index, Quarantined, Source, say_modality
+from unlabeled.data.store import Prepared, Record, Store
 from unlabeled.errors import DataError, ScanError
 from unlabeled.methods._base import Method, SharedOptions
 from unlabeled.methods._registry import find
@@ -110,54 +110,121 @@ def pretrain(
     """
     kind = find(slug)
     options, settings = complete(kind.options_class, options, settings, values)
-    folder = RunFolder(Path(out))
+    return carry_out(
+        Job(
+            slug=slug,
+            scans=scans,
+            folder=RunFolder(Path(out)),
+            options=options,
+            settings=settings,
+            sources=sources,
+            init=init,
+            cache=Path(cache) if cache else None,
+            again=again,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One pretraining as it was asked for; the entries are those of `pretrain`."""
+
+    slug: str
+    scans: Path | str
+    folder: RunFolder
+    options: SharedOptions
+    settings: Settings
+    sources: Mapping[str, str] | None = None
+    init: Path | str | None = None
+    cache: Path | None = None
+    again: str = ""
+
+
+def prepare_all(
+    kind: type[Method],
+    options: SharedOptions,
+    sources: Sequence[Source],
+    settings: Settings,
+    cache: Path | None,
+) -> Prepared:
+    """Prepare every scan that the store does not hold yet."""
+    store = open_store(kind, options, cache)
+    with Reporter("preparing", len(sources), quiet=settings.quiet, unit="scans/s") as reporter:
+        return store.prepare(
+            sources,
+            rule=kind.intensity(options),
+            workers=settings.workers or 0,
+            progress=lambda done, of: reporter.show(done),
+        )
+
+
+def carry_out(
+    job: Job,
+    *,
+    prepare: Callable[..., Prepared] = prepare_all,
+    learn: Callable[..., Result] = train,
+) -> Pretrained:
+    """Do what `pretrain` says.
+
+    Parameters
+    ----------
+    job
+        What was asked for.
+    prepare, learn
+        Called as `prepare_all` and `train` are; an estimate prepares few scans and takes few steps, and all else of it
+        is the run itself.
+    """
+    slug, folder, options, settings = job.slug, job.folder, job.options, job.settings
+    kind = find(slug)
     what = f"pretrain {slug}"
     if settings.resume:
         folder.require(what)
-        options = first_options(kind.options_class, options, sources or {}, folder)
-        settings = first_settings(settings, sources, folder)
+        options = first_options(kind.options_class, options, job.sources or {}, folder)
+        settings = first_settings(settings, job.sources, folder)
     elif is_first_process():
-        folder.refuse_held(again)
+        folder.refuse_held(job.again)
     require_encoder(options.encoder)
     device_kind(settings.accelerator)
-    if init is not None:
-        weights_file(init)
-    root = Path(cache) if cache else None
-    index = index_scans(scans, cache=root)
+    if job.init is not None:
+        weights_file(job.init)
+    index = index_scans(job.scans, cache=job.cache)
     refuse_columns(slug, kind.needs, index)
     if is_first_process():
-        folder.create(resume=settings.resume, again=again)
-    prepared, dims, left_out = _prepare(slug, kind, options, index, settings, root)
+        folder.create(resume=settings.resume, again=job.again)
+    prepared = prepare(
+        kind, options, say_modality(index.sources, options.modality), settings, job.cache
+    )
+    records, dims, left_out = _select(slug, kind, options, index, prepared)
     options = fit_dims(options, dims)
-    prepared = _require(kind, options, prepared, index, left_out)
-    options = _suit(slug, kind, options, prepared, index)
+    records = _require(kind, options, records, index, left_out)
+    options = _suit(slug, kind, options, records, index)
     training, held_out = split_records(
-        prepared,
+        records,
         options.seed,
         kind.needs.held_out,
         by=kind.holds_out,
         splits=kind.learns_from(options),
     )
     method = build_method(kind, options, dims=dims, channels=training[0].channels)
-    loaded = [] if init is None else load_init(method, options, training, init)
+    loaded = [] if job.init is None else load_init(method, options, training, job.init)
     fabric, arithmetic = make_fabric(settings)
     facts = gather_facts(
         command=what,
-        records=prepared,
+        records=records,
         options=options,
         fabric=fabric,
         arithmetic=arithmetic,
         earlier=folder.read_facts() if settings.resume else {},
     )
     loaded = [*loaded, *method.notes()]
-    facts["loaded"] = loaded
-    folder.require_data(facts["listing"], str(scans))
+    facts |= {"loaded": loaded, "scans": len(records), "quarantined": len(left_out)}
+    folder.require_data(facts["listing"], str(job.scans))
     if is_first_process():
-        folder.write_options(named(options, settings), sources or {})
+        folder.write_options(named(options, settings), job.sources or {})
         folder.write_quarantine(left_out)
-        folder.write_facts({**facts, "scans": len(prepared), "quarantined": len(left_out)})
+        folder.write_facts(facts)
     began = time.time()
-    result = train(
+    result = learn(
         method,
         training,
         held_out,
@@ -177,12 +244,12 @@ def pretrain(
             "score": result.score,
             "wait_share": result.wait_share,
         }
-        folder.write_facts({**facts, "scans": len(prepared), "quarantined": len(left_out)})
+        folder.write_facts(facts)
     return Pretrained(
         out=folder.path,
         encoder=folder.encoder,
         result=result,
-        scans=len(prepared),
+        scans=len(records),
         quarantined=len(left_out),
         loaded=tuple(loaded),
     )
@@ -276,24 +343,14 @@ def write_encoder(
         save_encoder(folder.path / WHOLE, {"method": method}, whole)
 
 
-def _prepare(
+def _select(
     slug: str,
     kind: type[Method],
     options: SharedOptions,
     index: Index,
-    settings: Settings,
-    cache: Path | None,
+    prepared: Prepared,
 ) -> tuple[tuple[Record, ...], int, list[Quarantined]]:
-    """Prepare all scans, and leave out what does not go with the rest."""
-    store = open_store(kind, options, cache)
-    sources = say_modality(index.sources, options.modality)
-    with Reporter("preparing", len(sources), quiet=settings.quiet, unit="scans/s") as reporter:
-        prepared = store.prepare(
-            sources,
-            rule=kind.intensity(options),
-            workers=settings.workers or 0,
-            progress=lambda done, of: reporter.show(done),
-        )
+    """Leave out what does not go with the rest, and say how many axes the networks have."""
     left_out = [*index.quarantine, *prepared.quarantine]
     usable, dims = choose_dims(prepared.records, options.dims, kind.needs.dims, left_out)
     usable = meet_needs(slug, kind.needs, usable, index, left_out)
