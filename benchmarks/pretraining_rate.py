@@ -23,6 +23,7 @@ from _common import keep
 
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Unit
+from unlabeled.demo.frames import write_frames
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
@@ -36,6 +37,18 @@ from unlabeled.training.settings import Settings, make_fabric
 
 REPORT = "Small left pleural effusion with adjacent atelectasis. No pneumothorax is seen.\n1. Heart size is normal."
 SMALL = {
+    "endoscopic-recolorization 2D resenc-tiny": (
+        2,
+        {
+            "encoder": "resenc-tiny",
+            "patch_size": (96, 96),
+            "frame_size": 96,
+            "crop": "random",
+            "critic_width": 16,
+            "critic_layers": 2,
+            "batch_size": 4,
+        },
+    ),
     "fmri-reconstruction 2D caffenet": (
         2,
         {
@@ -94,6 +107,7 @@ SMALL = {
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 2}),
 }
 FULL = {
+    "endoscopic-recolorization 2D resenc-l": (2, {"encoder": "resenc-l"}),
     "fmri-reconstruction 2D caffenet": (2, {"voxels": 4500, "test_responses": True}),
     "c2l 2D resnet18": (2, {"encoder": "resnet18", "patch_size": (224, 224), "batch_size": 128}),
     "models-genesis 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 32), "batch_size": 6}),
@@ -195,6 +209,8 @@ def main() -> None:
             if slug in BRAINS:
                 sizes = {"tested": 20, "voxels": options.voxels, "edge": options.patch_size[0]}
                 scans = write_subject(Path(place, slug), **sizes)
+            elif kind.needs.colour:
+                scans = write_frames(Path(place, slug), edge=edge)
             elif not scans.exists():
                 shape = (edge,) * dims if dims == 3 or not solid else (edge, edge, 32)
                 write_patients(scans, patients=8, shape=shape, kind="brightness")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from frames import write_frames
 from shapes import write_shapes
 
+from unlabeled.demo.frames import write_frames
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
@@ -86,7 +86,7 @@ def write_brain(folder: Path, dims: int) -> Path:
 #: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
 OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "fmri-reconstruction": write_brain,
-    "endoscopic-recolorization": write_frames,
+    "endoscopic-recolorization": lambda folder, dims: write_frames(folder),
     "gloria": write_reports,
     "global-local-contrast": write_volumes,
 }

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from frames import frame, instrument, write_frames
 from PIL import Image
 from safetensors.torch import load_file
 
 import unlabeled
 from unlabeled.data.index import index_scans
+from unlabeled.demo.frames import frame, instrument, write_frames
 from unlabeled.errors import DataError, OptionError
 from unlabeled.losses.adversarial import convince, tell_apart
 from unlabeled.losses.restoration import masked_error

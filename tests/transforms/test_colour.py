@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from frames import frame
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unlabeled.data.scan import Grid, Scan
+from unlabeled.demo.frames import frame
 from unlabeled.errors import ScanError
 from unlabeled.transforms.colour import (
     HUNDREDTHS,

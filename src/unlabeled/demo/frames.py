@@ -25,7 +25,8 @@ def frame(seed: int, edge: int = 40, *, circle: bool = False) -> NDArray[np.uint
     image += rng.normal(0, 0.01, (edge, edge, 1))
     if circle:
         image[rows**2 + columns**2 > 0.95] = 0.01
-    return (image.clip(0, 1) * 255).round().astype(np.uint8)
+    levels: NDArray[np.uint8] = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    return levels
 
 
 def instrument(seed: int, edge: int = 40) -> NDArray[np.uint8]:
@@ -34,12 +35,15 @@ def instrument(seed: int, edge: int = 40) -> NDArray[np.uint8]:
     return (levels.max(-1) - levels.min(-1) < 8).astype(np.uint8)
 
 
-def write_frames(folder: Path, dims: int = 2, *, videos: int = 8, each: int = 1) -> Path:
-    """Write frames of some videos with a manifest; give its path."""
+def write_frames(
+    folder: Path, *, videos: int = 8, each: int = 1, edge: int = 40, circle: bool = False
+) -> Path:
+    """Write frames of some videos, square with an edge of so many pixels, with a manifest; give its path."""
+    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(videos * each):
         name = f"frame{number:03d}.png"
-        Image.fromarray(frame(number)).save(folder / name)
+        Image.fromarray(frame(number, edge, circle=circle)).save(folder / name)
         rows.append({"image": name, "subject": f"video{number // each}"})
     manifest = folder / "frames.csv"
     with manifest.open("w", newline="") as file:
