@@ -32,7 +32,8 @@ def frame(seed: int, edge: int = 40, *, circle: bool = False) -> NDArray[np.uint
 def instrument(seed: int, edge: int = 40) -> NDArray[np.uint8]:
     """Draw where the instrument of `frame` is: 1 on it, else 0."""
     levels = frame(seed, edge).astype(int)
-    return (levels.max(-1) - levels.min(-1) < 8).astype(np.uint8)
+    grey: NDArray[np.uint8] = (levels.max(-1) - levels.min(-1) < 8).astype(np.uint8)
+    return grey
 
 
 def write_frames(
