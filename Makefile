@@ -19,6 +19,7 @@ test-slow: $(VENV)/.test
 # the proofs that each method learns, on real scans beside the project; their figures go to evidence/small-scale.csv
 small-scale: $(VENV)/.test
 	UNLABELED_PROOFS=evidence/small-scale.csv $(BIN)/python -m pytest -q -s -m slow tests/methods -k "$(or $(ONLY),proof or learns or small_scale)"
+	$(BIN)/python evidence/collect.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -28,6 +29,7 @@ lint: $(VENV)/.test
 
 evidence: $(VENV)/.demo
 	$(BIN)/python evidence/run.py --data $(DATA) $(if $(PLAN),--plan $(PLAN))
+	$(BIN)/python evidence/collect.py
 
 # torch first: the pinned build is the one for the CPU
 $(VENV)/.base: constraints.txt

@@ -3,7 +3,8 @@
     python evidence/run.py --data FOLDER [--plan NAME ...] [--part val|test] [--work FOLDER]
 
 A plan is a TOML file in ``plans/``.  What has run stays in the work folder and is not run again.  With ``--part test`` the rows go to
-``NAME.csv`` and the table to ``NAME.md``; with ``--part val`` (for choosing options) the table is printed alone.
+``NAME.csv``, the table to ``NAME.md`` and the comparisons to ``src/unlabeled/evidence.csv``; with ``--part val`` (for choosing
+options) the table is printed alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+
+from collect import write_plan
 
 from data import lay_out
 from unlabeled.benchmark.plan import SCRATCH, Outcome, Plan, as_fraction, run_plan, show_fraction
@@ -159,6 +162,7 @@ def main() -> None:
                 writer = csv.DictWriter(file, kept, extrasaction="ignore", lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(outcome.rows)
+            write_plan(name)
 
 
 if __name__ == "__main__":

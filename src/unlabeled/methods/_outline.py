@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+
+from unlabeled.methods._registry import module_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,10 @@ class Outline:
         Names of the networks that are carried to a task.
     makes
         What `predict` makes of a scan with the method itself; empty where it makes nothing.
+    fidelity
+        Values of ``--fidelity``, the default first; ``clean`` alone where the method has no such option.
+    quirks
+        Names of what ``--fidelity official`` reproduces of the published code.
     """
 
     unit: str
@@ -31,24 +37,54 @@ class Outline:
     needs: tuple[str, ...]
     carries: tuple[str, ...]
     makes: str = ""
+    fidelity: tuple[str, ...] = ("clean",)
+    quirks: tuple[str, ...] = ()
 
 
 def outline(slug: str) -> Outline | None:
-    """Read the outline of a method of this package; None for one that another package brings, or that writes it unlike.
+    """Read the outline of a method; None where there is no such method, or where its file writes it unlike.
 
     >>> outline("models-genesis").carries
     ('encoder', 'decoder')
     """
-    spec = find_spec(f"unlabeled.methods.{slug.replace('-', '_')}")
+    try:
+        spec = find_spec(module_of(slug))
+    except ImportError:
+        return None
     if spec is None or spec.origin is None:
         return None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            told = _needs(node)
-            if told is not None:
-                return _outline(told, _carries(node), _value(node, "makes"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    fidelity = next(filter(None, map(_fidelity, classes)), ("clean",))
+    for node in classes:
+        told = _needs(node)
+        if told is not None:
+            brief = _outline(told, _carries(node), _value(node, "makes"))
+            quirks = _plain_keys(_value(node, "quirks"))
+            return brief and replace(brief, fidelity=fidelity, quirks=quirks)
     return None
+
+
+def _fidelity(node: ast.ClassDef) -> tuple[str, ...]:
+    """Read the choices of an option ``fidelity: Literal[...]``."""
+    for each in node.body:
+        if (
+            isinstance(each, ast.AnnAssign)
+            and isinstance(each.target, ast.Name)
+            and each.target.id == "fidelity"
+            and isinstance(each.annotation, ast.Subscript)
+        ):
+            choices = _plain(each.annotation.slice)
+            listed = choices if isinstance(choices, tuple) else (choices,)
+            default = _plain(each.value) if each.value is not None else None
+            return tuple(sorted(map(str, listed), key=lambda choice: choice != default))
+    return ()
+
+
+def _plain_keys(made: ast.expr | None) -> tuple[str, ...]:
+    """Read the keys of a dictionary that is written out."""
+    keys = made.keys if isinstance(made, ast.Dict) else ()
+    return tuple(str(key.value) for key in keys if isinstance(key, ast.Constant))
 
 
 def _value(node: ast.ClassDef, name: str) -> ast.expr | None:

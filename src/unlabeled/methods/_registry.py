@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from unlabeled import catalogue
@@ -37,17 +37,47 @@ def find(slug: str) -> type[Method]:
     OptionError
         No such method, or it is in the catalogue but does not run here yet.
     """
-    for entry in entry_points(group=GROUP):
-        if entry.name == slug:
-            loaded: type[Method] = entry.load()
-            return loaded
-    card = catalogue.card(slug)
+    entry = brought(slug)
+    if entry is not None:
+        return _load(entry)
     if slug not in slugs():
+        catalogue.card(slug)
         raise OptionError(
             f"{slug} is in the catalogue but does not run in this version",
             f"These run: {', '.join(slugs())}.",
         )
-    return _class_of(import_module(f"unlabeled.methods.{card.module}"))
+    return _class_of(import_module(module_of(slug)))
+
+
+def brought(slug: str) -> EntryPoint | None:
+    """Find the entry point of a method that another package brings; None for those of this package."""
+    return next((entry for entry in entry_points(group=GROUP) if entry.name == slug), None)
+
+
+def module_of(slug: str) -> str:
+    """Name the module of a method."""
+    entry = brought(slug)
+    return entry.module if entry is not None else f"unlabeled.methods.{slug.replace('-', '_')}"
+
+
+def _load(entry: EntryPoint) -> type[Method]:
+    """Import a method that another package brings."""
+    from unlabeled.methods._base import Method
+
+    package = entry.dist.name if entry.dist is not None else entry.module
+    try:
+        loaded = entry.load()
+    except (ImportError, AttributeError) as fault:
+        raise OptionError(
+            f"the method {entry.name} of the package {package} cannot be loaded: {fault}",
+            f"Mend its entry point {entry.value!r} in the group {GROUP}, or uninstall the package.",
+        ) from fault
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        raise OptionError(
+            f"the entry point {entry.name} of the package {package} gives {loaded!r}, which is no Method",
+            f"Let it name a class that inherits unlabeled.methods._base.Method: {entry.module}:CLASS.",
+        )
+    return loaded
 
 
 def _class_of(module: object) -> type[Method]:
