@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unlabeled.errors import OptionError
 from unlabeled.nn.decoders import fit
 from unlabeled.nn.encoders import Encoder, check_image
+from unlabeled.nn.levels import go_down, stack_levels
 from unlabeled.nn.unet import SwitchableBatchNorm
 
 #: Halvings, and channels of the first level, by name.
@@ -62,28 +63,17 @@ class CareEncoder(Encoder):
         halvings, first = SIZES[name]
         self.name, self.dims, self.in_channels = name, dims, in_channels
         widths = [first * 2**level for level in range(halvings + 1)]
-        leaving = [*widths[:-1], widths[-2]]
-        self.channels = tuple(leaving)
+        self.channels = (*widths[:-1], widths[-2])
         self.strides = tuple((2**level,) * dims for level in range(halvings + 1))
-        self.levels = nn.ModuleList()
-        entering = in_channels
-        for middle, last in zip(widths, leaving, strict=True):
-            self.levels.append(
-                nn.Sequential(CareBlock(dims, entering, middle), CareBlock(dims, middle, last))
-            )
-            entering = last
+        each = zip(widths, self.channels, strict=True)
+        self.levels = stack_levels(CareBlock, dims, in_channels, each)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Compute one map a level from ``batch channel *space``, fine to coarse."""
         # in training, batch normalisation needs two values a channel
         alone = self.training and image.shape[0] == 1
         check_image(self, image, positions=2 if alone else 1)
-        pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
-        maps: list[Tensor] = []
-        for level in self.levels:
-            image = level(pool(image, 2, ceil_mode=True) if maps else image)
-            maps.append(image)
-        return maps
+        return go_down(self.levels, image, ceil_mode=True)
 
 
 class CareDecoder(nn.Module):

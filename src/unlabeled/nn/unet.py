@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.levels import go_down, go_up, stack_levels
 
 
 class SwitchableBatchNorm(_BatchNorm):
@@ -103,24 +104,13 @@ class UNetEncoder(Encoder):
         self.base_width = base_width
         self.channels = tuple(base_width * 2 ** (level + 1) for level in range(depth))
         self.strides = tuple((2**level,) * dims for level in range(depth))
-        self.levels = nn.ModuleList()
-        entering = in_channels
-        for leaving in self.channels:
-            middle = leaving // 2
-            self.levels.append(
-                nn.Sequential(ConvBlock(dims, entering, middle), ConvBlock(dims, middle, leaving))
-            )
-            entering = leaving
+        widths = [(leaving // 2, leaving) for leaving in self.channels]
+        self.levels = stack_levels(ConvBlock, dims, in_channels, widths)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Compute one map a level from ``batch channel *space``, fine to coarse."""
         self.check(image.shape[2:])
-        pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
-        maps: list[Tensor] = []
-        for level in self.levels:
-            image = level(pool(image, 2) if maps else image)
-            maps.append(image)
-        return maps
+        return go_down(self.levels, image)
 
     def check(self, space: Sequence[int]) -> None:
         """Refuse edges [voxel] that the poolings cannot halve.
@@ -189,8 +179,5 @@ class UNetDecoder(nn.Module):
 
         The finest map has the image's own resolution, so `space`, which other decoders need, changes nothing.
         """
-        *skips, image = features
-        for level, skip in zip(self.levels, reversed(skips), strict=True):
-            image = level(image, skip)
-        restored: Tensor = self.head(image)
+        restored: Tensor = self.head(go_up(self.levels, features))
         return restored

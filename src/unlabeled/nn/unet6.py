@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unlabeled.nn.decoders import fit
 from unlabeled.nn.encoders import Encoder, check_image
+from unlabeled.nn.levels import go_down, go_up, stack_levels
 from unlabeled.nn.unet import ConvBlock, SwitchableBatchNorm
 
 _CHANNELS = (16, 32, 64, 128, 128, 128)
@@ -37,25 +38,15 @@ class UNet6Encoder(Encoder):
         self.name, self.dims, self.in_channels = "unet-6", dims, in_channels
         self.channels = _CHANNELS
         self.strides = tuple((2**level,) * dims for level in range(len(_CHANNELS)))
-        self.levels = nn.ModuleList()
-        entering = in_channels
-        for leaving in _CHANNELS:
-            self.levels.append(
-                nn.Sequential(ConvBlock(dims, entering, leaving), ConvBlock(dims, leaving, leaving))
-            )
-            entering = leaving
+        widths = [(leaving, leaving) for leaving in _CHANNELS]
+        self.levels = stack_levels(ConvBlock, dims, in_channels, widths)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Compute six maps from ``batch channel *space``, fine to coarse."""
         # in training, batch normalisation needs two values a channel
         alone = self.training and image.shape[0] == 1
         check_image(self, image, positions=2 if alone else 1)
-        pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
-        maps: list[Tensor] = []
-        for level in self.levels:
-            image = level(pool(image, 2, ceil_mode=True) if maps else image)
-            maps.append(image)
-        return maps
+        return go_down(self.levels, image, ceil_mode=True)
 
 
 class UpBlock(nn.Module):
@@ -113,8 +104,5 @@ class UNet6Decoder(nn.Module):
 
         The finest map has the image's own resolution, so `space`, which other decoders need, changes nothing.
         """
-        *skips, image = features
-        for level, skip in zip(self.levels, reversed(skips), strict=True):
-            image = level(image, skip)
-        decoded: Tensor = self.head(image)
+        decoded: Tensor = self.head(go_up(self.levels, features))
         return decoded
