@@ -127,6 +127,34 @@ class Store:
                 records.append(Record(name, source, rule, str(self.folder)))
         return Prepared(tuple(records), tuple(quarantine), len(missing) - len(failures))
 
+    def find(
+        self, sources: Iterable[Source], *, rule: IntensityRule
+    ) -> tuple[Record | Quarantined | None, ...]:
+        """Say what the store holds of each scan, without preparing, writing or touching anything.
+
+        Parameters
+        ----------
+        sources
+            Rows of an index.
+        rule
+            As in `prepare`.
+
+        Returns
+        -------
+        tuple
+            For each source its record, why its files cannot be read, or None where it is yet to be prepared.
+        """
+        rows = tuple(sources)
+        found: list[Record | Quarantined | None] = []
+        for source, name in zip(rows, self._name(rows), strict=True):
+            if isinstance(name, Quarantined):
+                found.append(name)
+            elif _is_whole(entry_path(self.folder, name)):
+                found.append(Record(name, source, rule, str(self.folder)))
+            else:
+                found.append(None)
+        return tuple(found)
+
     def _name(self, rows: Sequence[Source]) -> list[str | Quarantined]:
         """Give the key of each scan, or why it has none."""
         folders: dict[Path, str] = {}
@@ -142,13 +170,20 @@ class Store:
     def _holds(self, key: str) -> bool:
         """Tell whether a complete entry is there, and note that it was used."""
         path = entry_path(self.folder, key)
-        try:
-            read_entry(path)
-        except (OSError, DamagedEntryError):
+        if not _is_whole(path):
             return False
         with suppress(OSError):
             os.utime(path)
         return True
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a complete entry stands there."""
+    try:
+        read_entry(path)
+    except (OSError, DamagedEntryError):
+        return False
+    return True
 
 
 def source_key(source: Source, folders: dict[Path, str] | None = None) -> str:

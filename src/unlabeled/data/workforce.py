@@ -61,11 +61,20 @@ def work(jobs: Collection[Job], recipe: Recipe, workers: int) -> Iterator[Outcom
         Processes at most; 0 works in this one.
     """
     rest = iter(jobs)
-    workers = min(workers, len(jobs) // _JOBS_WORTH_A_PROCESS)
+    workers = crew_size(workers, len(jobs))
     if workers > 0:
         yield from _work_in_processes(rest, recipe, workers)
     for job in rest:
         yield perform(job, recipe)
+
+
+def crew_size(workers: int, jobs: int) -> int:
+    """Say how many processes so many jobs are given to, of `workers` at most; 0 for this one.
+
+    >>> crew_size(4, 100), crew_size(4, 9), crew_size(4, 3)
+    (4, 2, 0)
+    """
+    return min(workers, jobs // _JOBS_WORTH_A_PROCESS)
 
 
 def perform(job: Job, recipe: Recipe) -> Outcome:
