@@ -311,3 +311,23 @@ def test_an_unknown_task_and_an_existing_run_are_refused(run: Callable[..., Any]
     with pytest.raises(RunError, match="already holds a run") as told:
         run()
     assert "--resume" in told.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ({"label_fraction": 500.0}, DataError),
+        ({"encoder": "unet", "patch_size": (5,)}, OptionError),
+    ],
+)
+def test_a_refusal_leaves_no_folder_behind(
+    balls: Callable[..., Path], tmp_path: Path, wrong: dict[str, Any], fault: type[Exception]
+) -> None:
+    labelled, out = balls(5), tmp_path / "runs" / "new"
+    with pytest.raises(fault):
+        finetune("segment", labelled, out, init="scratch", cache=tmp_path, **{**TINY, **wrong})
+    assert not out.exists()
+    out.mkdir()  # one that a person made stays
+    with pytest.raises(fault):
+        finetune("segment", labelled, out, init="scratch", cache=tmp_path, **{**TINY, **wrong})
+    assert out.exists()

@@ -127,6 +127,12 @@ class RunFolder:
                 "Give a folder that you may write to with --out.",
             ) from None
 
+    def discard(self) -> None:
+        """Remove the folder as `create` made it; one that holds anything stays."""
+        with suppress(OSError):
+            for folder in (self.checkpoints, self.previews, self.path):
+                folder.rmdir()
+
     def write_options(self, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
         """Write every resolved option with where it came from."""
         lines = ["# every option of this run, and where its value came from", ""]

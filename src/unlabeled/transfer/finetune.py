@@ -77,7 +77,7 @@ def finetune(
     options: FinetuneOptions | None = None,
     settings: Settings | None = None,
     sources: Mapping[str, str] | None = None,
-    like: Path | str | None = None,
+    like: Path | str | Mapping[str, Any] | None = None,
     cache: Path | str | None = None,
     test: bool = False,
     again: str = "",
@@ -98,7 +98,8 @@ def finetune(
     options, settings
         Ready-made; or give their values by name: ``steps=300, workers=2``.
     like
-        From scratch: run folder or weights file whose network, patch and intensity rule are taken, for a fair comparison.
+        From scratch: run folder or weights file whose network, patch and intensity rule are taken, for a fair
+        comparison; or what its metadata would say.
     sources
         Where each option's value came from, for ``options.toml``.
     cache
@@ -133,24 +134,31 @@ def finetune(
     root = Path(cache) if cache else None
     index = index_scans(labelled, labelled=True, cache=root)
     usable_sources(task, index)
+    there = folder.path.exists()
     if is_first_process():
         folder.create(resume=settings.resume, again=again)
-    records, left_out, options = _prepare(task, index, start, options, settings, root)
-    cohort = draw_cohort(records, options)
-    model, notes, report = build_task(task, records, cohort, index, start, options)
-    options = model.options if settings.resume else plan_length(model.options, len(cohort.train))
-    model.options = options
-    settings = _watching(settings, cohort, options)
-    fabric, arithmetic = make_fabric(settings)
-    facts = gather_facts(
-        command=what,
-        records=records,
-        options=options,
-        fabric=fabric,
-        arithmetic=arithmetic,
-        earlier=folder.read_facts() if settings.resume else {},
-    )
-    folder.require_data(facts["listing"], str(labelled))
+    try:
+        records, left_out, options = _prepare(task, index, start, options, settings, root)
+        cohort = draw_cohort(records, options)
+        model, notes, report = build_task(task, records, cohort, index, start, options)
+        if not settings.resume:
+            model.options = plan_length(model.options, len(cohort.train))
+        options = model.options
+        settings = _watching(settings, cohort, options)
+        fabric, arithmetic = make_fabric(settings)
+        facts = gather_facts(
+            command=what,
+            records=records,
+            options=options,
+            fabric=fabric,
+            arithmetic=arithmetic,
+            earlier=folder.read_facts() if settings.resume else {},
+        )
+        folder.require_data(facts["listing"], str(labelled))
+    except BaseException:  # nothing has been written yet
+        if is_first_process() and not there:
+            folder.discard()
+        raise
     facts |= {
         "task": task,
         "init": start.called,

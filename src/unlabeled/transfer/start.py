@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,15 @@ class Start:
     called: str
 
     @classmethod
-    def read(cls, init: Path | str, like: Path | str | None = None) -> Start:
-        """Read ``--init RUN|FILE|scratch``; scratch takes network, patch and intensity rule from `like`."""
+    def read(cls, init: Path | str, like: Path | str | Mapping[str, Any] | None = None) -> Start:
+        """Read ``--init RUN|FILE|scratch``; scratch takes network, patch and intensity rule from `like`.
+
+        `like` names weights, or is what their metadata would say.
+        """
         if str(init) == SCRATCH:
-            return cls(None, {} if like is None else read_weights(weights_file(like))[1], SCRATCH)
+            if like is None or isinstance(like, Mapping):
+                return cls(None, dict(like or {}), SCRATCH)
+            return cls(None, read_weights(weights_file(like))[1], SCRATCH)
         if like is not None:
             raise OptionError("--like goes with --init scratch alone", "Leave --like out.")
         file = weights_file(init)
