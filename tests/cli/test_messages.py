@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from desk import TINY, Said, type_in
 
-from unlabeled.cli import app, faults
+from unlabeled.cli import app
 from unlabeled.cli.app import slug_of
 from unlabeled.demo.phantoms import write_patients
+from unlabeled.errors import DEBUG
 from unlabeled.methods._outline import outline
 from unlabeled.methods._registry import find, slugs
 
@@ -188,7 +189,7 @@ def test_an_unexpected_exception_is_one_line_and_says_whose_fault(
     if code == 1:
         assert "UNLABELED_DEBUG=1" in said.err
         assert "test_messages.py" in said.err
-        monkeypatch.setenv(faults.DEBUG, "1")
+        monkeypatch.setenv(DEBUG, "1")
         with pytest.raises(type(fault)):
             type_in(["doctor"])
 

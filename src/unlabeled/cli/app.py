@@ -12,18 +12,18 @@ from cyclopts import App
 from unlabeled import __version__
 from unlabeled.catalogue import cards
 from unlabeled.cli.commands import COMMANDS
-from unlabeled.cli.faults import DEBUG, command_of, explain_exception, explain_typing
+from unlabeled.cli.faults import command_of, explain_typing
 from unlabeled.cli.render import messages, print_error
-from unlabeled.errors import UnlabeledError
+from unlabeled.errors import DEBUG, UnlabeledError, explain_exception
 
-FLAGS = ("--quiet", "--resume")
+FLAGS = ("--quiet", "--resume", "--json")
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 # threads of OpenMP that wait by spinning slow each other down where a machine is shared; a short spin costs nothing
 SPIN = ("GOMP_SPINCOUNT", "5000")
 
 
 def make_app(arguments: Sequence[str]) -> App:
-    """Make the application; ``pretrain SLUG`` gets the options of its method."""
+    """Make the application; ``pretrain SLUG`` and ``estimate SLUG`` get the options of the method."""
     app = App(
         name="unlabeled",
         help="Learn from unlabelled medical scans, then from few labels, and measure what it brings.",
@@ -37,6 +37,10 @@ def make_app(arguments: Sequence[str]) -> App:
             from unlabeled.cli.pretrain import pretrain_command
 
             app.command(pretrain_command(slug_of(arguments), arguments), name=name)
+        elif name == typed and name == "estimate":
+            from unlabeled.cli.estimate import estimate_command
+
+            app.command(estimate_command(slug_of(arguments)), name=name)
         elif name == typed and name == "finetune":
             from unlabeled.cli.finetune import finetune_command
 
@@ -49,12 +53,12 @@ def make_app(arguments: Sequence[str]) -> App:
 
 
 def slug_of(arguments: Sequence[str]) -> str | None:
-    """Find the method of ``pretrain`` among the words, wherever the options stand.
+    """Find the method of ``pretrain`` or ``estimate`` among the words, wherever the options stand.
 
     >>> slug_of(["pretrain", "--out", "run", "models-genesis", "scans"])
     'models-genesis'
     """
-    rest = list(arguments[list(arguments).index("pretrain") + 1 :])
+    rest = list(arguments[list(arguments).index(command_of(arguments)) + 1 :])
     known = [word for word in rest if word in cards()]
     if known:
         return known[0]

@@ -1,12 +1,9 @@
-"""What went wrong, in words: mistyped commands, exhausted memory and disks, and faults of our own."""
+"""What is wrong with the words that were typed, and what to type instead."""
 
 from __future__ import annotations
 
 import difflib
-import errno
-import os
 import re
-import traceback
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,17 +17,7 @@ from cyclopts import (
 )
 
 from unlabeled.cli.commands import COMMANDS
-from unlabeled.errors import OptionError, RunError, UnlabeledError
-
-DEBUG = "UNLABELED_DEBUG"
-# what the operating system says where the person has to make room or to give rights
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
-
-
-class OurError(UnlabeledError):
-    """Something that no one can mend but the people who write Unlabeled."""
-
-    exit_code = 1
+from unlabeled.errors import OptionError, UnlabeledError
 
 
 def explain_typing(fault: CycloptsError, arguments: Sequence[str]) -> UnlabeledError:
@@ -65,29 +52,6 @@ def explain_typing(fault: CycloptsError, arguments: Sequence[str]) -> UnlabeledE
             f"{wanted} is {fault.token.value!r}, not {_expected(fault.argument.hint)}", lists
         )
     return OptionError(" ".join(str(fault).split()), lists)
-
-
-def explain_exception(fault: Exception) -> UnlabeledError:
-    """Say what a person can mend of an unexpected exception, or that the fault is ours."""
-    text = " ".join(str(fault).split())
-    if isinstance(fault, OSError) and fault.errno in _MENDABLE:
-        place = f"{fault.filename}: " if fault.filename else ""
-        return RunError(
-            f"{place}{fault.strerror}",
-            "Make room or give the rights, or choose another place with --out and --cache.",
-        )
-    if isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return RunError(
-            "the memory is used up",
-            "Give a smaller --batch-size or --patch-size, a smaller --encoder, or fewer --workers.",
-        )
-    frames = traceback.extract_tb(fault.__traceback__)
-    at = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""  # noqa: PTH119
-    return OurError(
-        f"a fault of Unlabeled, not yours: {type(fault).__name__}: {text[:300] or 'no message'}{at}",
-        f"Please report it with what the same command prints after {DEBUG}=1, "
-        "and with `unlabeled doctor`.",
-    )
 
 
 def command_of(arguments: Sequence[str]) -> str:
