@@ -20,7 +20,8 @@ from typing import Any
 from collect import write_plan
 
 from data import lay_out
-from unlabeled.benchmark.plan import SCRATCH, Outcome, Plan, as_fraction, run_plan, show_fraction
+from unlabeled.benchmark.jobs import run_plan
+from unlabeled.benchmark.plan import SCRATCH, Outcome, Plan, as_fraction, show_fraction
 from unlabeled.benchmark.statistics import Comparison, compare_scores
 from unlabeled.benchmark.verdict import verdict
 from unlabeled.training.facts import cpu_name, git_state

@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from unlabeled.benchmark import plan as plans
-from unlabeled.benchmark import summary
-from unlabeled.benchmark.plan import SCRATCH, Cell, Plan, collect, place_of, run_plan
+from unlabeled.benchmark import jobs, summary
+from unlabeled.benchmark.jobs import run_plan
+from unlabeled.benchmark.plan import SCRATCH, Cell, Plan, collect, place_of
 from unlabeled.benchmark.report import ReportData, render_report
 from unlabeled.benchmark.statistics import compare_scores
 from unlabeled.data.index import index_scans
 from unlabeled.demo.phantoms import write_patients
+from unlabeled.training.log import RunFolder
 from unlabeled.transfer.predict import predict
 
 SMALL = {"encoder": "resenc-tiny", "patch_size": (16, 16, 16), "batch_size": 2, "steps": 2}
@@ -76,7 +77,7 @@ def test_every_cell_is_measured_on_the_same_subjects(tiny, outcome):
 def test_the_fraction_decides_how_many_are_trained_on(tiny, outcome):
     plan, out, _ = tiny
     trained = {
-        cell.fraction: plans.RunFolder(place_of(plan, cell, out)).read_facts()["subjects"]["train"]
+        cell.fraction: RunFolder(place_of(plan, cell, out)).read_facts()["subjects"]["train"]
         for cell in plan.cells
     }
     assert trained == {2: 2, 1.0: 3}
@@ -85,13 +86,13 @@ def test_the_fraction_decides_how_many_are_trained_on(tiny, outcome):
 def test_what_has_run_is_not_run_again_and_what_is_missing_is(tiny, outcome, monkeypatch):
     plan, out, cache = tiny
     asked = []
-    original = plans.finetune
+    original = jobs.finetune
 
     def counted(*args, **kwargs):
         asked.append(args[2].name)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(plans, "finetune", counted)
+    monkeypatch.setattr(jobs, "finetune", counted)
     again = run_plan(plan, out, cache=cache)
     assert asked == []
     assert again.rows == outcome.rows
@@ -118,7 +119,7 @@ def test_an_interruption_ends_the_plan(tiny, monkeypatch, outcome):
 
         return Done()
 
-    monkeypatch.setattr(plans, "finetune", interrupted)
+    monkeypatch.setattr(jobs, "finetune", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, tiny[1] / "other", cache=tiny[2])
 

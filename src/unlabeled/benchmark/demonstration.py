@@ -5,24 +5,30 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlabeled.benchmark import summary
-from unlabeled.benchmark.plan import Cell, Plan, place_of, run_plan
-from unlabeled.benchmark.report import Command, ReportData, write_report
-from unlabeled.benchmark.statistics import Comparison, compare_scores
+from unlabeled.benchmark.jobs import run_plan
+from unlabeled.benchmark.plan import Cell, Plan, place_of
+from unlabeled.benchmark.page import Command
+from unlabeled.benchmark.report import write_report
+from unlabeled.benchmark.statistics import Comparison
+from unlabeled.benchmark.summary import report_of
 from unlabeled.benchmark.verdict import verdict
-from unlabeled.data.index import index_scans
 from unlabeled.demo.cohort import make_cohort
+from unlabeled.errors import RunError
 from unlabeled.transfer.predict import predict
 
 SLUG = "models-genesis"
 PARTS = (("train", 3), ("val", 2), ("test", 10))  # labelled patients
 UNLABELLED = 24
 SPACING = 6.0  # [mm]
+NAMES: Mapping[str, str] = {
+    SLUG: "Models Genesis",
+    "label 1": "grey matter",
+    "label 2": "white matter",
+}
 VIRTUAL = (
     "The patients are virtual: deformed copies of the MNI152 template with simulated contrast, bias field and noise. "
     "The figures show that the chain works on this machine, and say nothing about real patients."
@@ -70,44 +76,40 @@ def demonstrate(
     )
     runs = out / "runs"
     outcome = run_plan(plan, runs, cache=out / "cache", say=say)
-    comparison = compare_scores(outcome.scores("dice"), metric="Dice", seed=seed)
     say("predicting the test patients")
-    test = _manifest(cohort.labelled, "test")
     predictions = out / "predictions"
-    predict(
-        place_of(plan, Cell(SLUG, 1.0, 0), runs), test, predictions, cache=out / "cache", quiet=True
-    )
-    names = {SLUG: "Models Genesis"}
-    sources = index_scans(test, labelled=True, cache=out / "cache").sources
-    data = ReportData(
+    best = place_of(plan, Cell(SLUG, 1.0, 0), runs)
+    test = _manifest(cohort.labelled, "test")
+    predict(best, test, predictions, cache=out / "cache", quiet=True)
+    say("writing the report")
+    made = report_of(
+        plan,
+        outcome,
+        runs,
         title="Does pretraining help? The demo of Unlabeled",
-        comparison=comparison,
+        names=NAMES,
+        cache=out / "cache",
+    )
+    data = replace(
+        made,
         virtual=VIRTUAL,
         done=_told(seeds),
         cautions=(
             f"{seeds} random starts and {PARTS[2][1]} test patients: small effects cannot be told from chance.",
             "Networks and training times are cut down to fit into minutes.",
         ),
-        names=names,
-        costs=summary.costs_of(plan, outcome),
-        curves=summary.curves_of(plan, runs),
-        previews=summary.previews_of(runs / f"pretrain-{SLUG}", "Models Genesis"),
-        examples=summary.examples_of(outcome, SLUG, sources, predictions, "dice"),
-        label_names=("grey matter", "white matter"),
         data={
             "Unlabelled scans": str(UNLABELLED),
             "Labelled patients": ", ".join(f"{count} {part}" for part, count in PARTS),
             "Voxels": f"about {SPACING:g} mm, several orientations",
         },
-        quarantine=summary.quarantine_of(runs / f"pretrain-{SLUG}"),
-        methods=summary.cards_of(plan, runs),
-        environment=summary.environment_of(runs / f"pretrain-{SLUG}"),
-        reproduce=(Command(f"unlabeled demo --seeds {seeds} --seed {seed}", "makes this page"),),
+        reproduce=(Command(f"unlabeled demo --seeds {seeds} --seed {seed}", "Makes this page:"),),
         next_steps=next_steps(),
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
     report = write_report(out / "report.html", data)
-    return Demonstrated(report, predictions, verdict(comparison, names), comparison)
+    if data.comparison is None:
+        raise RunError(f"no cell of the demo in {out} could be run", "Start it anew: --overwrite.")
+    return Demonstrated(report, predictions, verdict(data.comparison, NAMES), data.comparison)
 
 
 def next_steps() -> tuple[Command, ...]:

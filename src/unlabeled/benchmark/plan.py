@@ -1,22 +1,22 @@
-"""A comparison as a plan of cells: each a fine-tuning in a folder of its own, done once, picked up where it stopped."""
+"""A comparison as a plan of cells: each a fine-tuning in a folder of its own; and what finished cells came to."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unlabeled.benchmark.statistics import Score
-from unlabeled.errors import DataError, UnlabeledError
+from unlabeled.methods._registry import find
+from unlabeled.training.given import complete
 from unlabeled.training.log import RunFolder
-from unlabeled.training.pretrain import pretrain
-from unlabeled.training.state import Result
-from unlabeled.transfer.finetune import finetune
 from unlabeled.transfer.task import TaskName
 
 SCRATCH = "scratch"
+PARTS = ("val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +30,21 @@ class Plan:
     labelled
         Labelled scans to fine-tune and measure on.
     task
-        ``segment``, ``classify`` or ``regress``.
+        A key of `TASKS`: ``segment``, ``classify``, ``regress``, ...
     methods
         Pretraining options by slug; training from scratch is always there.
     fractions
         Shares of the labelled training subjects up to 1, or numbers of subjects above 1.
     seeds
-        Random starts of each cell; the subjects stay the same.
+        Random starts of each cell; the test subjects stay the same.
     finetuning
         Options of every fine-tuning, the same for scratch.
     part
         Subjects that the figures are of: ``val`` while anything is still chosen, ``test`` once.
     settings
         How the runs use the machine.
+    title
+        What the comparison is about, in a few words; may be empty.
     """
 
     scans: Path
@@ -54,6 +56,7 @@ class Plan:
     finetuning: Mapping[str, Any] = field(default_factory=dict)
     part: str = "test"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
 
     @property
     def cells(self) -> Iterator[Cell]:
@@ -62,6 +65,27 @@ class Plan:
             for seed in range(self.seeds):
                 for method in (SCRATCH, *self.methods):
                     yield Cell(method, fraction, seed)
+
+    def scratch_like(self) -> dict[str, Any]:
+        """Say of scratch's network what a pretraining's weights say of theirs, from the plan alone.
+
+        Network and patch are those of the first method, unless `finetuning` names them; the intensity rule is that of
+        most methods, the first of them where as many have another.
+        """
+        made = {
+            slug: complete(find(slug).options_class, None, None, options)[0]
+            for slug, options in self.methods.items()
+        }
+        slug, first = next(iter(made.items()))
+        able = find(slug).needs.dims
+        rules = Counter(find(each).intensity(options) for each, options in made.items())
+        return {
+            "encoder": first.encoder,
+            "dims": first.dims or (able[0] if len(able) == 1 else None),
+            "patch_size": list(first.patch_size),
+            "intensity": rules.most_common(1)[0][0].as_metadata(),
+            "options": {name: getattr(first, name) for name in first.names()},
+        }
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,42 @@ class Cell:
         return f"{self.method}-{show_fraction(self.fraction)}-seed{self.seed}"
 
 
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """What training cost: hours of processor cores, and of graphics processors."""
+
+    core: float = 0.0
+    gpu: float = 0.0
+
+    def __add__(self, other: Hours) -> Hours:
+        return Hours(self.core + other.core, self.gpu + other.gpu)
+
+    def __truediv__(self, parts: float) -> Hours:
+        return Hours(self.core / parts, self.gpu / parts)
+
+    def __str__(self) -> str:
+        """Write them for people.
+
+        >>> str(Hours(core=1.234)), str(Hours(gpu=0.01)), str(Hours())
+        ('1.23 core-hours', '0.010 GPU-hours', '0 core-hours')
+        """
+        told = [
+            f"{value:.3g} {unit}" if value >= 0.1 else f"{value:.3f} {unit}"
+            for value, unit in ((self.core, "core-hours"), (self.gpu, "GPU-hours"))
+            if value
+        ]
+        return " and ".join(told) or "0 core-hours"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one method cost: its pretraining, all its finished fine-tunings, and how many those are."""
+
+    pretraining: Hours
+    finetuning: Hours
+    cells: int
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a plan came to.
@@ -87,14 +147,17 @@ class Outcome:
     rows
         Every measured subject (and class) of every finished cell: plain values.
     failed
-        Message by the name of a cell that could not be run.
+        Message by the name of a pretraining or cell that could not be run.
     seconds
         Training time by method: pretraining, and all its fine-tunings.
+    spent
+        The same in hours of cores and graphics processors.
     """
 
     rows: tuple[dict[str, Any], ...]
     failed: dict[str, str]
     seconds: dict[str, dict[str, float]]
+    spent: dict[str, Spent] = field(default_factory=dict)
 
     def scores(self, metric: str) -> list[Score]:
         """Average a metric over the classes of each subject: the rows of the statistics."""
@@ -124,62 +187,50 @@ def as_fraction(fraction: float) -> float | int:
     return int(fraction) if fraction > 1 else float(fraction)
 
 
+def pretraining_of(slug: str) -> str:
+    """Name the run folder of a method's pretraining."""
+    return f"pretrain-{slug}"
+
+
 def place_of(plan: Plan, cell: Cell, out: Path) -> Path:
     """Name the run folder of a cell: those measured on other subjects are other runs, the pretraining is the same."""
     return out / plan.part / cell.name
 
 
-def run_plan(
-    plan: Plan,
-    out: Path,
-    *,
-    cache: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Outcome:
-    """Run what is missing of a plan, in this process, and collect everything.
-
-    A cell that fails is named in the outcome and stops nothing; a pretraining that fails takes its cells with it.
-    """
-    failed: dict[str, str] = {}
-    for slug, options in plan.methods.items():
-        say(f"pretraining {slug}")
-        try:
-            _pretrain(plan, slug, options, out / f"pretrain-{slug}", cache)
-        except UnlabeledError as fault:
-            failed[f"pretrain-{slug}"] = str(fault)
-    cells = list(plan.cells)
-    like = next((s for s in plan.methods if f"pretrain-{s}" not in failed), None)
-    if like is None:
-        raise DataError("no pretraining succeeded: " + "; ".join(failed.values()))
-    for number, cell in enumerate(cells, start=1):
-        if f"pretrain-{cell.method}" in failed:
-            continue
-        say(f"fine-tuning {number} of {len(cells)}: {cell.name}")
-        try:
-            _finetune(plan, cell, out, out / f"pretrain-{like}", cache)
-        except UnlabeledError as fault:
-            failed[cell.name] = str(fault)
-    return collect(plan, out, failed)
-
-
 def collect(plan: Plan, out: Path, failed: Mapping[str, str] | None = None) -> Outcome:
-    """Read the measured subjects of all finished cells."""
+    """Read the measured subjects of all finished cells.
+
+    Parameters
+    ----------
+    plan
+        What was compared.
+    out
+        Its folder.
+    failed
+        Messages of what could not be run; without it, those of ``failed.csv``.
+    """
     rows: list[dict[str, Any]] = []
     seconds: dict[str, dict[str, float]] = {}
-    for slug in plan.methods:
-        spent = RunFolder(out / f"pretrain-{slug}").read_facts().get("seconds", 0.0)
-        seconds[slug] = {"pretraining": float(spent), "fine-tuning": 0.0}
-    seconds[SCRATCH] = {"pretraining": 0.0, "fine-tuning": 0.0}
+    spent: dict[str, Spent] = {}
+    for slug in (*plan.methods, SCRATCH):
+        facts = {} if slug == SCRATCH else RunFolder(out / pretraining_of(slug)).read_facts()
+        seconds[slug] = {"pretraining": float(facts.get("seconds", 0.0)), "fine-tuning": 0.0}
+        spent[slug] = Spent(_hours(facts), Hours(), 0)
     for cell in plan.cells:
         run = place_of(plan, cell, out)
         facts = RunFolder(run).read_facts()
         if not facts.get("finished"):
             continue
         seconds[cell.method]["fine-tuning"] += float(facts.get("seconds", 0.0))
+        so_far = spent[cell.method]
+        spent[cell.method] = Spent(
+            so_far.pretraining, so_far.finetuning + _hours(facts), so_far.cells + 1
+        )
         for row in read_metrics(run, plan.part):
             about = {"method": cell.method, "fraction": cell.fraction, "seed": cell.seed}
             rows.append({**about, **row})
-    return Outcome(tuple(rows), dict(failed or {}), seconds)
+    told = read_failed(out) if failed is None else failed
+    return Outcome(tuple(rows), dict(told), seconds, spent)
 
 
 def read_metrics(run: Path, part: str) -> Sequence[dict[str, Any]]:
@@ -192,38 +243,18 @@ def read_metrics(run: Path, part: str) -> Sequence[dict[str, Any]]:
     return rows
 
 
-def _pretrain(
-    plan: Plan, slug: str, options: Mapping[str, Any], out: Path, cache: Path | None
-) -> None:
-    if not RunFolder(out).read_facts().get("finished"):
-        resume = (out / "run.json").exists()
-        given = {**plan.settings, "resume": resume}
-        done = pretrain(slug, plan.scans, out, cache=cache, **options, **given)
-        _heed(done.result)
+def read_failed(out: Path) -> dict[str, str]:
+    """Read ``failed.csv``: messages by name of what could not be run."""
+    try:
+        with (out / "failed.csv").open(newline="", encoding="utf-8") as file:
+            return {row["run"]: row["message"] for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return {}
 
 
-def _finetune(plan: Plan, cell: Cell, out: Path, like: Path, cache: Path | None) -> None:
-    run = place_of(plan, cell, out)
-    if RunFolder(run).read_facts().get("finished"):
-        return
-    scratch = cell.method == SCRATCH
-    done = finetune(
-        plan.task,
-        plan.labelled,
-        run,
-        init=SCRATCH if scratch else out / f"pretrain-{cell.method}",
-        like=like if scratch else None,
-        cache=cache,
-        test=plan.part == "test",
-        label_fraction=cell.fraction,
-        seed=cell.seed,
-        **plan.finetuning,
-        **{**plan.settings, "resume": (run / "run.json").exists()},
-    )
-    _heed(done.result)
-
-
-def _heed(result: Result) -> None:
-    """Pass an interruption on: the cell has saved, and the plan ends."""
-    if result.exit_reason == "interrupted":
-        raise KeyboardInterrupt
+def _hours(facts: Mapping[str, Any]) -> Hours:
+    """Count a run's cost: threads x hours on processors, devices x hours on others."""
+    hours = float(facts.get("seconds", 0.0)) / 3600 * int(facts.get("devices", 1))
+    if facts.get("accelerator", "cpu") == "cpu":
+        return Hours(core=hours * int(facts.get("threads", 1)))
+    return Hours(gpu=hours)

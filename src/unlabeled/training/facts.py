@@ -37,6 +37,7 @@ def gather_facts(
         "git": git_state(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "accelerator": fabric.device.type,
         "device": device_name(fabric.device),
         "devices": fabric.world_size,
         "precision": arithmetic.fabric,

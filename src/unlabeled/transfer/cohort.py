@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from unlabeled.data.scan import Index, Quarantined, Source
 from unlabeled.data.splits import split_subjects, take_fraction
@@ -16,6 +17,21 @@ from unlabeled.transfer.task import FinetuneOptions, TaskName
 
 #: Shares of subjects where the data set does not say.
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+class Labelled(Protocol):
+    """What dividing reads of a scan, prepared or not."""
+
+    @property
+    def source(self) -> Source:
+        """Its row of the index."""
+
+    @property
+    def subject(self) -> str:
+        """Whose it is."""
+
+
+Scan = TypeVar("Scan", bound=Labelled)
 
 
 @dataclass(frozen=True)
@@ -84,15 +100,14 @@ def draw_cohort(records: Sequence[Record], options: FinetuneOptions) -> Cohort:
     OptionError
         The label fraction is neither a share nor a number.
     """
-    told = {record.source.split for record in records} - {None}
-    parts = _told(records) if told else _drawn(records, options.split_seed)
+    parts = divide(records, options.split_seed)
     train = parts["train"]
     if not train:
         raise DataError(
             f"none of {len(records)} labelled scans is for training",
             "Write train, val or test into the manifest's column `split`, or leave the column out.",
         )
-    chosen = set(_fraction(sorted({record.subject for record in train}), options))
+    chosen = set(draw_fraction({record.subject for record in train}, options))
     return Cohort(
         train=tuple(record for record in train if record.subject in chosen),
         val=tuple(parts["val"]),
@@ -101,8 +116,20 @@ def draw_cohort(records: Sequence[Record], options: FinetuneOptions) -> Cohort:
     )
 
 
-def _told(records: Sequence[Record]) -> dict[str, list[Record]]:
-    parts: dict[str, list[Record]] = {name: [] for name in SHARES}
+def divide(scans: Sequence[Scan], split_seed: int = 0) -> dict[str, list[Scan]]:
+    """Divide scans by subject into ``train``, ``val`` and ``test``: as their column `split` says, else drawn.
+
+    Raises
+    ------
+    DataError
+        A subject is in two parts, or a split has another name.
+    """
+    told = {scan.source.split for scan in scans} - {None}
+    return _told(scans) if told else _drawn(scans, split_seed)
+
+
+def _told(records: Sequence[Scan]) -> dict[str, list[Scan]]:
+    parts: dict[str, list[Scan]] = {name: [] for name in SHARES}
     where: dict[str, str] = {}
     for record in records:
         name = record.source.split or "train"
@@ -125,7 +152,7 @@ def _told(records: Sequence[Record]) -> dict[str, list[Record]]:
     return parts
 
 
-def _drawn(records: Sequence[Record], seed: int) -> dict[str, list[Record]]:
+def _drawn(records: Sequence[Scan], seed: int) -> dict[str, list[Scan]]:
     subjects = sorted({record.subject for record in records})
     if len(subjects) < len(SHARES):  # nobody to set aside
         return {"train": list(records), "val": [], "test": []}
@@ -134,8 +161,16 @@ def _drawn(records: Sequence[Record], seed: int) -> dict[str, list[Record]]:
     return {name: [r for r in records if r.subject in held[name]] for name in SHARES}
 
 
-def _fraction(subjects: Sequence[str], options: FinetuneOptions) -> tuple[str, ...]:
-    """Take the label fraction: a share up to 1, a number of subjects above."""
+def draw_fraction(subjects: Iterable[str], options: FinetuneOptions) -> tuple[str, ...]:
+    """Draw the label fraction of the training subjects: a share up to 1, a number of subjects above.
+
+    Raises
+    ------
+    DataError
+        There are fewer subjects than asked for.
+    OptionError
+        The label fraction is neither a share nor a number.
+    """
     asked = options.label_fraction
     if asked <= 1:
         return take_fraction(subjects, float(asked), options.seed)
