@@ -83,9 +83,23 @@ class Card:
 
 @cache
 def cards() -> dict[str, Card]:
-    """Read all cards, by slug, newest paper first."""
-    text = files("unlabeled").joinpath("catalogue.csv").read_text(encoding="utf-8")
-    read = [card_of(row) for row in csv.DictReader(text.splitlines())]
+    """Read all cards, by slug, newest paper first.
+
+    Raises
+    ------
+    OptionError
+        A row that somebody added has no year.
+    """
+    place = files("unlabeled").joinpath("catalogue.csv")
+    reader = csv.DictReader(place.read_text(encoding="utf-8").splitlines())
+    read = []
+    for row in reader:
+        if not (row.get("year") or "").isdigit():
+            raise OptionError(
+                f"{place}, line {reader.line_num}: year is {row.get('year')!r}",
+                f"`unlabeled papers check {place}` names all that is wrong with it.",
+            )
+        read.append(card_of(row))
     return {each.slug: each for each in sorted(read, key=lambda one: -one.year)}
 
 

@@ -10,10 +10,11 @@ PREPRINT = "arXiv"
 
 @dataclass(frozen=True)
 class Venue:
-    """A journal, proceedings, or the archive of preprints."""
+    """A journal, proceedings, or the archive of preprints; `short` where the catalogue's name for it is long."""
 
     name: str
     kind: Literal["journal", "proceedings", "preprint"]
+    short: str = ""
 
 
 #: by the short name that the catalogue uses; a further venue is one more line
@@ -39,7 +40,9 @@ VENUES: dict[str, Venue] = {
     ),
     "MIDL": Venue("Medical Imaging with Deep Learning", "proceedings"),
     "MedIA": Venue("Medical Image Analysis", "journal"),
-    "Nature Machine Intelligence": Venue("Nature Machine Intelligence", "journal"),
+    "Nature Machine Intelligence": Venue(
+        "Nature Machine Intelligence", "journal", short="Nat. Mach. Intell."
+    ),
     "NeurIPS": Venue("Advances in Neural Information Processing Systems", "proceedings"),
     PREPRINT: Venue("arXiv", "preprint"),
 }

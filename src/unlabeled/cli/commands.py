@@ -49,6 +49,11 @@ COMMANDS = {
         "List the methods, or show one method's card.",
         "unlabeled methods SLUG",
     ),
+    "papers": Command(
+        "unlabeled.cli.papers:app",
+        "List the papers of both reading lists with what was measured, or check added ones.",
+        "unlabeled papers SLUG, or unlabeled papers check FILE",
+    ),
     "cache": Command(
         "unlabeled.cli.cache:cache",
         "List the prepared scans, or remove them.",

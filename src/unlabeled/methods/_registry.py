@@ -26,7 +26,7 @@ def slugs() -> tuple[str, ...]:
         for module in pkgutil.iter_modules(folder)
         if not module.name.startswith("_")
     ]
-    return tuple(sorted({*own, *(entry.name for entry in entry_points(group=GROUP))}))
+    return tuple(sorted({*own, *_entries()}))
 
 
 def find(slug: str) -> type[Method]:
@@ -51,7 +51,12 @@ def find(slug: str) -> type[Method]:
 
 def brought(slug: str) -> EntryPoint | None:
     """Find the entry point of a method that another package brings; None for those of this package."""
-    return next((entry for entry in entry_points(group=GROUP) if entry.name == slug), None)
+    return _entries().get(slug)
+
+
+@cache
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def module_of(slug: str) -> str:
