@@ -156,6 +156,25 @@ def common_voxels(records: Sequence[Record]) -> int:
     return next(iter(counts))
 
 
+def require_voxels(record: Record, voxels: int) -> None:
+    """Refuse a record whose responses cannot be read by what learnt from so many voxels.
+
+    Raises
+    ------
+    DataError
+        It has no response, or responses of other voxels.
+    """
+    if not record.source.responses:
+        fact = "has no response to reconstruct a picture from"
+        raise DataError(fact, "Name its response in the manifest's column `response`.")
+    found = common_voxels([record])
+    if found != voxels:
+        raise DataError(
+            f"has responses of {found} voxels, and the run learnt from {voxels}",
+            "Give responses of the same person and region.",
+        )
+
+
 def _read_one(one: Recording, region: ScanFile | None) -> NDArray[np.float32]:
     run = _run(_identity(one.file), None if region is None else _identity(region))
     path = one.file.path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,31 @@ from unlabeled.errors import DataError
 PICTURE = (
     "picture"  # name among `Scan.extras` and `Record.extras`: ``3 rows columns``, levels 0 to 255
 )
+
+Accepts = Callable[[Record], bool]  # whether a record belongs to a stream
+Group = Callable[
+    [Sequence[Record]], Sequence[tuple[Record, ...]]
+]  # what single samples are drawn from
+
+
+class Pair(NamedTuple):
+    """A picture and its shifted copy, ``*batch 3 rows columns`` in [0, 1], and a response to it, ``*batch voxels``."""
+
+    shifted: Tensor
+    picture: Tensor
+    response: Tensor
+
+
+class Picture(NamedTuple):
+    """A picture whose response nobody measured, ``*batch 3 rows columns`` in [0, 1]."""
+
+    picture: Tensor
+
+
+class Response(NamedTuple):
+    """A response whose picture nobody shows, ``*batch voxels``."""
+
+    response: Tensor
 
 
 def picture_of(record: Record) -> Tensor:
@@ -113,9 +139,7 @@ def require_streams(
             )
 
 
-def all_loose(
-    loose: Callable[[Record], bool],
-) -> Callable[[Sequence[Record]], Sequence[tuple[Record, ...]]]:
+def all_loose(loose: Accepts) -> Group:
     """Make the grouping of a stream whose samples are each drawn from all loose records.
 
     Held-out records may lack loose ones; pairs are then taken apart.
@@ -128,9 +152,33 @@ def all_loose(
     return group
 
 
+def loose_stream(name: str) -> tuple[Accepts, Group]:
+    """Say which records samples of a loose stream may be drawn from, and how: from all loose ones.
+
+    Parameters
+    ----------
+    name
+        ``pictures`` or ``responses``.
+    """
+    accepts = {"pictures": has_picture, "responses": has_response}[name]
+    return accepts, all_loose(STREAMS[name].holds)
+
+
 def draw_record(records: Sequence[Record], rng: Generator) -> Record:
     """Draw one record, each as likely."""
     return records[int(torch.randint(len(records), (), generator=rng))]
+
+
+def draw_response(record: Record, rng: Generator) -> Tensor:
+    """Draw one of the responses of a record, each as likely, ``voxels``."""
+    responses = responses_of(record)
+    return responses[int(torch.randint(len(responses), (), generator=rng))]
+
+
+def draw_average(record: Record, p_keep: float, rng: Generator) -> Tensor:
+    """Average the responses of a record that `draw_repeats` draws, ``voxels``."""
+    responses = responses_of(record)
+    return responses[draw_repeats(len(responses), p_keep, rng)].mean(0)
 
 
 def draw_repeats(repeats: int, p_keep: float, rng: Generator) -> Tensor:

@@ -169,3 +169,33 @@ def identification(
     other = (truths[:, None] != truths[None]).flatten(2).any(dim=2)
     won = (own > likeness).float() + 0.5 * (own == likeness).float()
     return (won * other).sum() / other.sum() if other.any() else won.new_tensor(0.5)
+
+
+def response_scores(
+    truth: Float[Tensor, "batch voxels"], guess: Float[Tensor, "batch voxels"]
+) -> dict[str, Tensor]:
+    """Measure the squared error of responses beside that of silence, and their correlation over voxels.
+
+    >>> truth = torch.tensor([[1.0, -1.0]])
+    >>> scores = response_scores(truth, 0.5 * truth)
+    >>> scores["error"], scores["silence"]
+    (tensor(0.2500), tensor(1.))
+    """
+    one, other = (each - each.mean(1, keepdim=True) for each in (guess, truth))
+    return {
+        "error": F.mse_loss(guess, truth),
+        "correlation": F.cosine_similarity(one, other).mean(),
+        "silence": truth.square().mean(),
+    }
+
+
+def picture_scores(
+    truths: Float[Tensor, "batch channel rows columns"],
+    guesses: Float[Tensor, "batch channel rows columns"],
+) -> dict[str, Tensor]:
+    """Measure `identification` beside its chance level, and the correlation of the pixels of guess and truth."""
+    return {
+        "identification": identification(guesses, truths),
+        "correlation": pixel_correlations(guesses, truths).diagonal().mean(),
+        "guessing": guesses.new_tensor(0.5),
+    }

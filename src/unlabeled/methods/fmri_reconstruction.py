@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from unlabeled.data import stimuli
-from unlabeled.data.fmri import common_voxels, reliability
+from unlabeled.data.fmri import common_voxels, reliability, require_voxels
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Scan, Unit
+from unlabeled.data.stimuli import Pair, Picture, Response
 from unlabeled.data.store import Record
-from unlabeled.errors import DataError, OptionError
+from unlabeled.errors import OptionError
 from unlabeled.losses.pictures import PictureLoss, VGGFeatures
 from unlabeled.losses.reconstruction import (
     group_lasso,
-    identification,
     kernel_penalty,
+    picture_scores,
     pixel_correlations,
     reliable_error,
     response_error,
+    response_scores,
 )
 from unlabeled.methods import _base
 from unlabeled.methods._base import Feed, Method, Monitor, Needs, Phase, Product, Update
@@ -37,7 +38,7 @@ from unlabeled.nn.checkpoints import read_weights
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, stepping
 from unlabeled.nn.unet import normalise_by
-from unlabeled.nn.voxels import PictureDecoder, VoxelReadout
+from unlabeled.nn.voxels import PictureDecoder, VoxelReadout, require_growth
 from unlabeled.options import Count, NonNegative, Positive, Probability, Whole
 from unlabeled.transforms.pictures import SquarePicture, as_square
 from unlabeled.transforms.spatial import EdgeShift
@@ -115,13 +116,7 @@ class Options(_base.SharedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if any(edge % 8 for edge in self.patch_size):
-            typed = " ".join(map(str, self.patch_size))
-            nearest = " ".join(str(max(8, round(edge / 8) * 8)) for edge in self.patch_size)
-            raise OptionError(
-                f"--patch-size {typed} holds no multiple of 8, and pictures grow eightfold",
-                f"Give --patch-size {nearest}.",
-            )
+        require_growth(self.patch_size)
         if self.loose and self.unpaired >= self.batch_size:
             raise OptionError(
                 f"--unpaired {self.unpaired} leaves no pair in a batch of {self.batch_size}",
@@ -137,26 +132,6 @@ class Options(_base.SharedOptions):
     def loose(self) -> tuple[str, ...]:
         """Names of the streams without pairs."""
         return {"both": ("pictures", "responses"), "none": ()}.get(self.streams, (self.streams,))
-
-
-class Pair(NamedTuple):
-    """A picture and its shifted copy, ``*batch 3 rows columns`` in [0, 1], and a response to it, ``*batch voxels``."""
-
-    shifted: Tensor
-    picture: Tensor
-    response: Tensor
-
-
-class Picture(NamedTuple):
-    """A picture whose response nobody measured, ``*batch 3 rows columns`` in [0, 1]."""
-
-    picture: Tensor
-
-
-class Response(NamedTuple):
-    """A response whose picture nobody shows, ``*batch voxels``."""
-
-    response: Tensor
 
 
 class FMRIReconstruction(Method):
@@ -227,9 +202,8 @@ class FMRIReconstruction(Method):
 
     def views(self, record: Record, rng: Generator) -> Pair:
         """Shift a picture for the encoder, and draw one of the responses to it."""
-        picture, responses = stimuli.picture_of(record), stimuli.responses_of(record)
-        one = int(torch.randint(len(responses), (), generator=rng))
-        return Pair(self.shift(picture, rng), picture, responses[one])
+        picture, response = stimuli.picture_of(record), stimuli.draw_response(record, rng)
+        return Pair(self.shift(picture, rng), picture, response)
 
     def loose_picture(self, records: Sequence[Record], rng: Generator) -> Picture:
         """Draw a picture; what the encoder sees is what the decoder should give back."""
@@ -237,25 +211,18 @@ class FMRIReconstruction(Method):
 
     def loose_response(self, records: Sequence[Record], rng: Generator) -> Response:
         """Draw a stimulus, and average a random part of its repeats."""
-        responses = stimuli.responses_of(stimuli.draw_record(records, rng))
-        kept = stimuli.draw_repeats(len(responses), KEEP, rng)
-        return Response(responses[kept].mean(0))
+        return Response(stimuli.draw_average(stimuli.draw_record(records, rng), KEEP, rng))
 
     def phases(self) -> tuple[Phase, ...]:
         """First the encoder on pairs, then the decoder on all streams."""
         o, unit = self.options, self.needs.unit
         pairs = Feed(self.views, o.batch_size, unit, stimuli.is_pair)
-        pictures, responses = map(
-            stimuli.all_loose, (stimuli.is_loose_picture, stimuli.is_loose_response)
-        )
-        every = {
-            "pictures": Feed(self.loose_picture, o.unpaired, unit, stimuli.has_picture, pictures),
-            "responses": Feed(
-                self.loose_response, o.unpaired, unit, stimuli.has_response, responses
-            ),
-        }
         fewer = replace(pairs, batch_size=o.batch_size - (o.unpaired if o.loose else 0))
-        feeds = {"pairs": fewer, **{name: every[name] for name in o.loose}}
+        draws = {"pictures": self.loose_picture, "responses": self.loose_response}
+        loose = {
+            name: Feed(draws[name], o.unpaired, unit, *stimuli.loose_stream(name))
+            for name in o.loose
+        }
         return (
             Phase(
                 "encoder",
@@ -269,7 +236,7 @@ class FMRIReconstruction(Method):
                 "decoder",
                 self.decode,
                 {"decoder": [self.decoder]},
-                feeds,
+                {"pairs": fewer, **loose},
                 DECODER_EPOCHS,
                 before=self.measure,
                 score=self.score_decoder,
@@ -307,22 +274,22 @@ class FMRIReconstruction(Method):
         error = response_error(batch.response, guess, PROXIMITY).mean()
         pressed = group_lasso(self.readout.weight, *o.encoder_lasso, NEIGHBOURS)
         if isinstance(self.encoder, CaffeNetEncoder):
-            kernels = (self.encoder.conv2.weight, self.encoder.conv3.weight)
-            pressed = pressed + kernel_penalty(kernels, *ENCODER_KERNELS)
+            pressed = pressed + kernel_penalty(self.encoder.kernels, *ENCODER_KERNELS)
         yield Update(error + pressed, "encoder", {"error": error, "pressed": pressed})
 
     def decode(self, batch: Any) -> Iterator[Update]:
         """Let the decoder learn from pairs, and through the frozen encoder from what has no pair."""
         self._freeze(True)
         o, dropout = self.options, FROZEN_DROPOUT if self.official and self.training else 0.0
-        pairs, loose = (batch["pairs"], batch) if isinstance(batch, Mapping) else (batch, {})
+        streams = _streams(batch)
+        pairs: Pair = streams["pairs"]
         truths, heard = [pairs.picture], [pairs.response]
-        if "responses" in loose:
-            heard.append(loose["responses"].response)
+        if "responses" in streams:
+            heard.append(streams["responses"].response)
         drawn, *unseen = self.decoder(torch.cat(heard)).split([len(each) for each in heard])
         guesses = [drawn]
-        if "pictures" in loose:
-            truths.append(loose["pictures"].picture)
+        if "pictures" in streams:
+            truths.append(streams["pictures"].picture)
             guesses.append(self.decoder(self.respond(truths[1], dropout)))
         picture = self.unlike(torch.cat(truths), torch.cat(guesses)).mean()
         pressed = group_lasso(self.decoder.embed.weight, *o.decoder_lasso, NEIGHBOURS)
@@ -348,33 +315,22 @@ class FMRIReconstruction(Method):
 
     def score(self, batch: Pair) -> dict[str, Tensor]:
         """Measure the error of predicted responses beside that of silence, and their correlation over voxels."""
-        guess, truth = self.respond(batch.picture), batch.response
-        one, other = (each - each.mean(1, keepdim=True) for each in (guess, truth))
-        return {
-            "error": F.mse_loss(guess, truth),
-            "correlation": F.cosine_similarity(one, other).mean(),
-            "silence": truth.square().mean(),
-        }
+        return response_scores(batch.response, self.respond(batch.picture))
 
     def score_decoder(self, batch: Any) -> dict[str, Tensor]:
         """Choose between two pictures by their likeness to a reconstruction; also the correlation of pixels."""
-        pairs = batch["pairs"] if isinstance(batch, Mapping) else batch
-        drawn = self.decoder(pairs.response)
-        return {
-            "identification": identification(drawn, pairs.picture),
-            "correlation": pixel_correlations(drawn, pairs.picture).diagonal().mean(),
-            "guessing": drawn.new_tensor(0.5),
-        }
+        pairs = _streams(batch)["pairs"]
+        return picture_scores(pairs.picture, self.decoder(pairs.response))
 
     def preview(self, batch: Pair) -> dict[str, Tensor]:
         """Show pictures, and measured and predicted responses, a pixel a voxel."""
-        predicted = as_square(self.respond(batch.picture))
-        response = as_square(batch.response)
-        return {"picture": batch.picture, "response": response, "predicted": predicted}
+        predicted = self.respond(batch.picture)
+        squares = {"response": as_square(batch.response), "predicted": as_square(predicted)}
+        return {"picture": batch.picture, **squares}
 
     def preview_decoder(self, batch: Any) -> dict[str, Tensor]:
         """Show what was seen, and what is reconstructed from the response and from the predicted one."""
-        pairs = batch["pairs"] if isinstance(batch, Mapping) else batch
+        pairs = _streams(batch)["pairs"]
         return {
             "seen": pairs.picture,
             "from the response": self.decoder(pairs.response),
@@ -383,15 +339,7 @@ class FMRIReconstruction(Method):
 
     def product(self, record: Record) -> Product:
         """Reconstruct a picture from the average of all responses to it."""
-        if not record.source.responses:
-            fact = "has no response to reconstruct a picture from"
-            raise DataError(fact, "Name its response in the manifest's column `response`.")
-        voxels, found = len(self.reliability), common_voxels([record])
-        if found != voxels:
-            raise DataError(
-                f"has responses of {found} voxels, and the run learnt from {voxels}",
-                "Give responses of the same person and region.",
-            )
+        require_voxels(record, len(self.reliability))
         responses = stimuli.responses_of(record).to(self.reliability.device)
         drawn = self.decoder(responses.mean(0, keepdim=True))
         values: dict[str, float | str] = {"repeats": float(len(responses))}
@@ -420,3 +368,8 @@ class FMRIReconstruction(Method):
         if isinstance(self.encoder, CaffeNetEncoder) and self.options.conv1 is not None:
             self.encoder.conv1.requires_grad_(False)
         normalise_by(self.encoder, "batch" if frozen and self.official else "running")
+
+
+def _streams(batch: Any) -> Mapping[str, Any]:
+    """Name the streams of a batch; one that comes alone is of pairs."""
+    return batch if isinstance(batch, Mapping) else {"pairs": batch}

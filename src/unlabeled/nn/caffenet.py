@@ -65,6 +65,11 @@ class CaffeNetEncoder(Encoder):
             maps.append(out)
         return maps
 
+    @property
+    def kernels(self) -> list[Tensor]:
+        """Weights of the strided convolutions, which are pressed to zero."""
+        return [self.conv2.weight, self.conv3.weight]
+
     def _as_caffe(self, image: Tensor) -> Tensor:
         if self.in_channels != len(MEANS):
             return image * 255.0 - sum(MEANS) / len(MEANS)

@@ -7,15 +7,18 @@ columns``, so that a group of them (the channels at one place for one voxel) can
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.unet import SwitchableBatchNorm
 
 READ = 32  # channels of the map that voxels are read from
+GROWTH = 8  # how much larger a picture is than the map that voxels are spread over
 
 
 class VoxelReadout(nn.Module):
@@ -92,7 +95,7 @@ class PictureDecoder(nn.Module):
 
     def __init__(self, voxels: int, edges: tuple[int, int], width: int = 64) -> None:
         super().__init__()
-        self.embed = VoxelEmbedding(voxels, width, (edges[0] // 8, edges[1] // 8))
+        self.embed = VoxelEmbedding(voxels, width, (edges[0] // GROWTH, edges[1] // GROWTH))
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         self.norms = nn.ModuleList(SwitchableBatchNorm(width) for _ in range(3))
         self.head = nn.Conv2d(width, 3, 3, padding=1)
@@ -111,6 +114,23 @@ class PictureDecoder(nn.Module):
     def kernels(self) -> list[Tensor]:
         """Weights of the convolutions."""
         return [conv.get_parameter("weight") for conv in (*self.convs, self.head)]
+
+
+def require_growth(edges: Sequence[int]) -> None:
+    """Refuse pictures that a map cannot grow to.
+
+    Raises
+    ------
+    OptionError
+        Rows or columns are no multiple of 8; the nearest ones that are.
+    """
+    if any(edge % GROWTH for edge in edges):
+        typed = " ".join(map(str, edges))
+        nearest = " ".join(str(max(GROWTH, round(edge / GROWTH) * GROWTH)) for edge in edges)
+        raise OptionError(
+            f"--patch-size {typed} holds no multiple of {GROWTH}, and pictures grow eightfold",
+            f"Give --patch-size {nearest}.",
+        )
 
 
 def _glorot(entering: int, leaving: int) -> float:
