@@ -15,14 +15,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from unlabeled.methods._registry import slugs as list_methods
     from unlabeled.nn.weights import load_encoder
+    from unlabeled.training.estimate import estimate
     from unlabeled.training.pretrain import pretrain
     from unlabeled.transfer.finetune import finetune
     from unlabeled.transfer.predict import predict
     from unlabeled.transfer.probe import probe
 
-__all__ = ["finetune", "list_methods", "load_encoder", "predict", "pretrain", "probe"]
+__all__ = ["estimate", "finetune", "list_methods", "load_encoder", "predict", "pretrain", "probe"]
 
 _PLACES = {
+    "estimate": ("unlabeled.training.estimate", "estimate"),
     "finetune": ("unlabeled.transfer.finetune", "finetune"),
     "list_methods": ("unlabeled.methods._registry", "slugs"),
     "load_encoder": ("unlabeled.nn.weights", "load_encoder"),

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from unlabeled.cli.render import console, print_json
+from unlabeled.cli.render import console, print_json, sized
 from unlabeled.data import housekeeping
 from unlabeled.data.housekeeping import Preparation, list_preparations
 from unlabeled.data.walk import user_cache
@@ -54,10 +54,10 @@ def cache(
     for one in found:
         spacing = "own" if one.spacing is None else " x ".join(f"{edge:g}" for edge in one.spacing)
         name = one.folder.name.partition("-")[2]
-        row = (name, spacing, one.prepare or "-", f"{one.scans:,}", _size(one.size), _age(one.used))
+        row = (name, spacing, one.prepare or "-", f"{one.scans:,}", sized(one.size), _age(one.used))
         table.add_row(*row)
     out.print(table)
-    total = f"{sum(one.scans for one in found):,} scans, {_size(sum(one.size for one in found))} in {root}"
+    total = f"{sum(one.scans for one in found):,} scans, {sized(sum(one.size for one in found))} in {root}"
     out.print(total, markup=False, soft_wrap=True)
     return 0
 
@@ -70,7 +70,7 @@ def _prune(root: Path, older_than: float | None, json: bool) -> int:
     if json:
         print_json({"cache": str(root), "scans": gone.scans, "bytes": gone.size})
     else:
-        text = f"Removed {gone.scans:,} prepared scans, {_size(gone.size)}, from {root}."
+        text = f"Removed {gone.scans:,} prepared scans, {sized(gone.size)}, from {root}."
         console().print(text, markup=False, soft_wrap=True)
     return 0
 
@@ -84,19 +84,6 @@ def _as_plain(one: Preparation) -> dict[str, object]:
         "bytes": one.size,
         "days_since_use": round(one.used, 3),
     }
-
-
-def _size(count: float) -> str:
-    """Give bytes as people read them.
-
-    >>> _size(1536), _size(3 * 2**30)
-    ('1.5 KiB', '3.0 GiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def _age(days: float) -> str:

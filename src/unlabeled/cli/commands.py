@@ -19,6 +19,11 @@ COMMANDS = {
         "Say what can be used of a folder of scans, and what is wrong with the rest.",
         "unlabeled check SCANS",
     ),
+    "estimate": Command(
+        "unlabeled.cli.estimate:estimate_command",
+        "Say how long a pretraining would take, and how much memory and disk.",
+        "unlabeled estimate SLUG SCANS",
+    ),
     "pretrain": Command(
         "unlabeled.cli.pretrain:pretrain_command",
         "Pretrain an encoder on unlabelled scans.",
