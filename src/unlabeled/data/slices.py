@@ -41,6 +41,34 @@ class Slice(NamedTuple):
         return (*start, *(() if flat else (self.plane,))), (*size, *(() if flat else (1,)))
 
 
+def list_slices(
+    records: Sequence[Record], counts: str, without: Collection[int] = ()
+) -> list[Slice]:
+    """List the slices of scans of which a preparation counted something.
+
+    Parameters
+    ----------
+    records
+        Scans.
+    counts
+        Name among `Record.extras` of how many there are, a number a slice.
+    without
+        Labels of the masks: slices that hold one of them are left out.
+
+    Raises
+    ------
+    DataError
+        A scan has no mask, and labels are to be left out.
+    """
+    listed = []
+    for record in records:
+        usable = record.extras[counts].whole().reshape(-1) > 0
+        if without:
+            usable &= ~planes_holding(record, without)
+        listed += [Slice(record, int(plane)) for plane in np.flatnonzero(usable)]
+    return listed
+
+
 def extra_patch(record: Record, name: str, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """Read a patch of a label map that a preparation added, ``*size`` int64, 0 beyond the scan.
 

@@ -1,4 +1,4 @@
-"""Losses of segmentation: soft Dice, Dice + cross entropy, focal loss + logarithm of Dice, weighted cross entropy."""
+"""Losses of segmentation: soft Dice, Dice + cross entropy, focal loss + logarithm of Dice, weighted cross entropies."""
 
 from __future__ import annotations
 
@@ -140,3 +140,51 @@ def weighted_cross_entropy(
     weight = torch.tensor(weights, device=logits.device)
     summed = F.cross_entropy(logits.float(), labels, weight, ignore_index=-1, reduction="sum")
     return summed / labels.numel()
+
+
+def region_cross_entropy(
+    logits: Float[Tensor, "batch 2 *space"],
+    region: Float[Tensor, batch * space],
+    background: float = 1.0,
+) -> Float[Tensor, " batch"]:
+    """Mean over a sample's pixels of the cross entropy [nat], each weighted by its class, a sample.
+
+    Divided by the sum of the weights, so that a small region costs as much as a large one.
+
+    Parameters
+    ----------
+    logits
+        Of background and region.
+    region
+        0 and 1.
+    background
+        Weight of background pixels; the region has 1.
+
+    Notes
+    -----
+    Source: Ouyang et al., ECCV 2020, official code.
+
+    >>> logits = torch.tensor([[[0.0, 9.0], [0.0, -9.0]]])                  # unsure of the region, sure of the rest
+    >>> region_cross_entropy(logits, torch.tensor([[1.0, 0.0]]), background=0.0)    # log 2
+    tensor([0.6931])
+    """
+    weight = torch.where(region > 0, 1.0, background)
+    each = F.cross_entropy(logits, region.long(), reduction="none") * weight
+    return each.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1e-12)
+
+
+def region_dice(
+    found: Float[Tensor, batch * space], truth: Float[Tensor, batch * space]
+) -> dict[str, Tensor]:
+    """Mean Dice of regions of 0 and 1 over samples, beside that of calling every pixel the region.
+
+    >>> scores = region_dice(torch.tensor([[1.0, 1, 0, 0]]), torch.tensor([[0.0, 1, 1, 0]]))
+    >>> scores["dice"], scores["dice_everything"]
+    (tensor(0.5000), tensor(0.6667))
+    """
+    share = truth.flatten(1).mean(1)
+    both = 2 * (found * truth).flatten(1).mean(1)
+    return {
+        "dice": (both / (found.flatten(1).mean(1) + share)).mean(),
+        "dice_everything": (2 * share / (1 + share)).mean(),
+    }

@@ -12,32 +12,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Unit
-from unlabeled.data.slices import Slice, planes_holding
+from unlabeled.data.slices import Slice, list_slices
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError, ScanError
-from unlabeled.methods._base import (
-    Feed,
-    Method,
-    Monitor,
-    Needs,
-    Phase,
-    SharedOptions,
-    Update,
-    parameters,
-)
+from unlabeled.losses.segmentation import region_cross_entropy, region_dice
+from unlabeled.methods import _base
+from unlabeled.methods._base import Feed, Method, Monitor, Needs, Phase, SharedOptions, Update
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.prototypes import GridEmbedding, mask_on_grid, segment_by_support
 from unlabeled.nn.schedules import Schedule, decaying
 from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability
 from unlabeled.transforms.intensity import RandomGamma
+from unlabeled.transforms.overlay import tinted
 from unlabeled.transforms.superpixel_maps import (
     BRIGHTEST,
     COUNTS,
@@ -222,13 +215,7 @@ class SuperpixelFewShot(Method):
 
     def slices(self, records: Sequence[Record]) -> list[Slice]:
         """List the slices that hold superpixels, and none of the labels to leave out."""
-        listed = []
-        for record in records:
-            usable = record.extras[COUNTS].whole().reshape(-1) > 0
-            if self.options.exclude_labels:
-                usable &= ~planes_holding(record, self.options.exclude_labels)
-            listed += [Slice(record, int(plane)) for plane in np.flatnonzero(usable)]
-        return listed
+        return list_slices(records, COUNTS, without=self.options.exclude_labels)
 
     def views(self, record: Slice, rng: Generator) -> Episode:  # type: ignore[override]
         """Draw two views of a slice, and a region that both show."""
@@ -257,11 +244,12 @@ class SuperpixelFewShot(Method):
         """Segment the query by the support, and the support by what was found in the query."""
         support, query = self.features(torch.cat([batch.support, batch.query])).chunk(2)
         logits = self._segment(query, support, batch.support_region, self.train_window)
-        missed = self._cross_entropy(logits, batch.query_region, self.options.background_weight)
+        large = _enlarged(logits, self.patch)
+        missed = region_cross_entropy(large, batch.query_region, self.options.background_weight)
         found = logits.argmax(1).float()
         mirrored = self._segment(support, query, found, self.train_window)
         some = (found.sum((1, 2)) > 0).float()  # nothing found, nothing to align
-        align = self._cross_entropy(mirrored, batch.support_region, 1.0)
+        align = region_cross_entropy(_enlarged(mirrored, self.patch), batch.support_region)
         shows = {"query": missed.mean().detach(), "align": (align * some).mean().detach()}
         yield Update((missed + self.options.align_weight * some * align).mean(), shows=shows)
 
@@ -269,7 +257,7 @@ class SuperpixelFewShot(Method):
         self, name: str, modules: Iterable[nn.Module]
     ) -> tuple[torch.optim.Optimizer, Schedule]:
         """Make SGD with momentum, or Adam; the rate falls by 5 % every 1000 steps."""
-        moved, lr = parameters(modules), self.options.lr
+        moved, lr = _base.parameters(modules), self.options.lr
         schedule = decaying(DECAY_EVERY, DECAY)
         if self.options.optimiser == "adam":
             return torch.optim.Adam(moved, lr=lr, weight_decay=5e-4), schedule
@@ -277,21 +265,15 @@ class SuperpixelFewShot(Method):
 
     def score(self, batch: Episode) -> dict[str, Tensor]:
         """Measure the Dice of held-out superpixels, beside that of calling every pixel the region."""
-        found, truth = self.segment(batch), batch.query_region
-        share = truth.mean((1, 2))
-        both = 2 * (found * truth).mean((1, 2))
-        return {
-            "dice": (both / (found.mean((1, 2)) + share)).mean(),
-            "dice_everything": (2 * share / (1 + share)).mean(),
-        }
+        return region_dice(self.segment(batch), batch.query_region)
 
     def preview(self, batch: Episode) -> dict[str, Tensor]:
         """Show the support with its region, and the query with the region that is found and the true one."""
         return {
-            "support": _painted(batch.support, batch.support_region),
-            "query": _painted(batch.query, torch.zeros_like(batch.query_region)),
-            "found": _painted(batch.query, self.segment(batch)),
-            "truth": _painted(batch.query, batch.query_region),
+            "support": tinted(batch.support, batch.support_region),
+            "query": tinted(batch.query, torch.zeros_like(batch.query_region)),
+            "found": tinted(batch.query, self.segment(batch)),
+            "truth": tinted(batch.query, batch.query_region),
         }
 
     def segment(self, batch: Episode) -> Tensor:
@@ -313,13 +295,6 @@ class SuperpixelFewShot(Method):
         threshold = self.options.cell_threshold
         return segment_by_support(query, support, mask, window, threshold=threshold)
 
-    def _cross_entropy(self, logits: Tensor, region: Tensor, background: float) -> Tensor:
-        """Give each episode's mean over its pixels, weighted by class [nat]."""
-        large, truth = _enlarged(logits, self.patch), region.long()
-        weight = torch.where(region > 0, 1.0, background)
-        each = F.cross_entropy(large, truth, reduction="none") * weight
-        return each.sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-12)
-
     def _view(self, image: Tensor, regions: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         """Warp image and superpixels alike, then change the image's intensities."""
         warped, carried = self.warp(image, regions, rng)
@@ -337,11 +312,3 @@ class SuperpixelFewShot(Method):
 
 def _enlarged(logits: Tensor, space: Sequence[int]) -> Tensor:
     return F.interpolate(logits, size=list(space), mode="bilinear", align_corners=False)
-
-
-def _painted(image: Tensor, region: Tensor) -> Tensor:
-    """Tint a region red on the first channel, ``batch 3 rows columns`` in [0, 1]."""
-    grey = image[:, :1].clamp(0, 1).expand(-1, 3, -1, -1)
-    red = torch.tensor([1.0, 0.2, 0.1], device=image.device).view(1, 3, 1, 1)
-    share = 0.45 * region[:, None]
-    return (1 - share) * grey + share * red

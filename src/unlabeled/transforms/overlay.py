@@ -1,4 +1,4 @@
-"""Pictures for people: where a network looks."""
+"""Pictures for people: where a network looks, and which region is meant."""
 
 from __future__ import annotations
 
@@ -40,6 +40,27 @@ def heat(picture: Tensor, weights: Tensor) -> Tensor:
     colour = torch.stack([level, (2 * level - 1).clamp(min=0), torch.zeros_like(level)], -3)
     share = 0.6 * level.unsqueeze(-3)
     return (1 - share) * picture.clamp(0, 1).unsqueeze(-3) + share * colour
+
+
+def tinted(image: Tensor, region: Tensor) -> Tensor:
+    """Tint a region red on an image's first channel.
+
+    Parameters
+    ----------
+    image
+        ``batch channel rows columns`` in [0, 1].
+    region
+        ``batch rows columns``, 0 and 1.
+
+    Returns
+    -------
+    Tensor
+        ``batch 3 rows columns`` in [0, 1].
+    """
+    grey = image[:, :1].clamp(0, 1).expand(-1, 3, -1, -1)
+    red = torch.tensor([1.0, 0.2, 0.1], device=image.device).view(1, 3, 1, 1)
+    share = 0.45 * region[:, None]
+    return (1 - share) * grey + share * red
 
 
 def captioned(picture: Tensor, caption: str) -> Tensor:
