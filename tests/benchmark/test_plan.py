@@ -9,15 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from unlabeled.benchmark import jobs, summary
+from unlabeled.benchmark import jobs
 from unlabeled.benchmark.jobs import run_plan
 from unlabeled.benchmark.plan import SCRATCH, Cell, Plan, collect, place_of
-from unlabeled.benchmark.report import ReportData, render_report
-from unlabeled.benchmark.statistics import compare_scores
-from unlabeled.data.index import index_scans
+from unlabeled.benchmark.summary import write_comparison
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.training.log import RunFolder
-from unlabeled.transfer.predict import predict
 
 SMALL = {"encoder": "resenc-tiny", "patch_size": (16, 16, 16), "batch_size": 2, "steps": 2}
 
@@ -136,28 +133,38 @@ def test_scores_average_the_classes_of_a_subject(outcome):
     assert one.value == pytest.approx(np.mean(rows))
 
 
-def test_the_report_shows_curves_previews_examples_and_costs(tiny, outcome, tmp_path):
+def test_the_page_is_made_of_plan_and_run_folders_alone(tiny, outcome):
     plan, out, cache = tiny
-    run = out / "pretrain-models-genesis"
-    sources = index_scans(plan.labelled, labelled=True).sources
-    test = [source for source in sources if source.split == "test"]
-    best = place_of(plan, Cell("models-genesis", 1.0, 0), out)
-    predict(best, plan.labelled, tmp_path / "masks", cache=cache, quiet=True)
-    examples = summary.examples_of(outcome, "models-genesis", test, tmp_path / "masks", "dice")
-    assert [example.title for example in examples] == ["Best", "Median", "Worst"]
-    data = ReportData(
-        title="A plan",
-        comparison=compare_scores(outcome.scores("dice")),
-        done=("This.",),
-        costs=summary.costs_of(plan, outcome),
-        curves=summary.curves_of(plan, out),
-        previews=summary.previews_of(run, "Models Genesis"),
-        examples=examples,
-        methods=summary.cards_of(plan, out),
-        environment=summary.environment_of(run),
-        quarantine=summary.quarantine_of(run),
-    )
-    page = render_report(data)
-    for part in ("Best", "Worst", "Pretraining, models-genesis", "MICCAI", "data:image/png"):
-        assert part in page
+    page = write_comparison(plan, outcome, out, cache=cache)
+    assert page == out / "report.html"
+    text = page.read_text()
+    for part in (
+        *("Best", "Median", "Worst", "models-genesis: training loss", "MICCAI", "data:image/png"),
+        *("4 test subjects", "all labels (3 subjects)", "One random start", "core-hours"),
+        *("An encoder-decoder sees a deformed patch", "unlabeled report out"),
+    ):
+        assert part in text, part
+    masks = sorted(path.parts[-3] for path in (out / "predictions").rglob("*.nii.gz"))
+    assert masks == 3 * ["models-genesis-2-seed0"] + 3 * ["scratch-2-seed0"]
     assert collect(plan, out).seconds["models-genesis"]["pretraining"] > 0
+
+
+def test_what_has_not_run_is_named_on_the_page(tiny, outcome):
+    plan, out, cache = tiny
+    wider = replace(plan, fractions=(2, 500), seeds=2)
+    found = replace(collect(wider, out), failed={"scratch-500-seed0": "too few subjects"})
+    text = write_comparison(wider, found, out, cache=cache, to=out / "wider.html").read_text()
+    assert "2 of 8 cells have figures" in text
+    assert "too few subjects" in text
+    assert "models-genesis-2-seed1" in text
+    nothing = replace(plan, part="val")
+    empty = write_comparison(nothing, collect(nothing, out), out, to=out / "none.html").read_text()
+    assert "nothing can be said yet" in empty
+
+
+def test_scans_that_are_gone_cost_the_examples_alone(tiny, outcome):
+    plan, out, cache = tiny
+    away = replace(plan, labelled=plan.labelled.with_name("gone.csv"))
+    text = write_comparison(away, outcome, out, cache=cache, to=out / "away.html").read_text()
+    assert "cannot be read any more" in text
+    assert "models-genesis: training loss" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,15 +12,18 @@ import numpy as np
 import pytest
 
 from unlabeled.benchmark.charts import Curve, Series, _Axis
+from unlabeled.benchmark.measures import Measure, Measured
+from unlabeled.benchmark.numbers import duration_text
+from unlabeled.benchmark.page import Command, Picture
 from unlabeled.benchmark.pictures import overlay, panel
+from unlabeled.benchmark.plan import Hours
 from unlabeled.benchmark.report import (
-    Command,
     Cost,
     Example,
     MethodCard,
-    Picture,
+    Missing,
+    Pretext,
     ReportData,
-    duration_text,
     render_report,
     write_report,
 )
@@ -41,6 +46,11 @@ def example_comparison(method="models-genesis", fractions=(0.1, 0.25, 1.0), effe
     return compare_scores(rows, resamples=300)
 
 
+def measured(comparison, title="Dice", of="", unit=""):
+    higher = comparison.higher_is_better
+    return Measured(Measure(title.lower(), title, higher, unit), of, comparison)
+
+
 def example_report(word="Models Genesis", **changes) -> ReportData:
     slug = changes.pop("slug", "models-genesis")
     y, x = np.mgrid[:48, :48]
@@ -51,12 +61,18 @@ def example_report(word="Models Genesis", **changes) -> ReportData:
     falling = tuple(0.05 + 0.3 * np.exp(-step / 90) for step in steps)
     data = ReportData(
         title=f"Does pretraining help? {word}",
-        comparison=changes.pop("comparison", None) or example_comparison(slug),
+        measured=(
+            measured(changes.pop("comparison", None) or example_comparison(slug)),
+            measured(example_comparison(slug), of="grey"),
+            measured(example_comparison(slug), of=word),
+        ),
         done=(f"An encoder was pretrained with {word}.", "It was fine-tuned with few labels."),
         virtual="The patients are computed from a template.",
         cautions=(f"Few seeds: {word}",),
         names={slug: word},
-        costs={slug: Cost(42.0, 7.5), "scratch": Cost(0.0, 7.4)},
+        label_counts={0.1: 2, 0.25: 5, 1.0: 20},
+        costs={slug: Cost(42.0, 7.5, Hours(core=0.25)), "scratch": Cost(0.0, 7.4)},
+        missing=(Missing(f"{slug}-5-seed1", f"no room {word}"),),
         curves=(
             Curve("Pretraining", "step", "loss", (Series(word, steps, falling),), note=word),
             Curve(
@@ -70,10 +86,16 @@ def example_report(word="Models Genesis", **changes) -> ReportData:
             ),
         ),
         previews=(
-            Picture(
-                panel({"deformed": image, "restored": image, "intact": image}),
-                f"Panel {word}",
-                word,
+            Pretext(
+                slug,
+                f"It restores {word}.",
+                (
+                    Picture(
+                        panel({"deformed": image, "restored": image, "intact": image}),
+                        f"Panel {word}",
+                        word,
+                    ),
+                ),
             ),
         ),
         examples=tuple(
@@ -173,31 +195,54 @@ def test_every_section_is_there_and_the_verdict_comes_first():
     assert len(page.of("h1")) == 1
 
 
+def digest(text):
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
 def test_references_lead_nowhere_outside():
     page = Reader(render_report(example_report()))
     ids = {a["id"] for _, a in page.seen if "id" in a}
     for tag, attributes in page.seen:
-        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
+        assert tag not in {"link", "iframe", "object", "embed", "base", "form"}
         for name, value in attributes.items():
             assert not name.startswith("on")
-            assert name not in {"srcset", "action", "background"}
+            assert name not in {"srcset", "action", "background", "style"}
             if name == "src":
-                assert value.startswith("data:image/png;base64,")
-            if name in {"href", "xlink:href"}:
-                assert value.startswith("#")
+                assert value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,"))
+            if name == "href" and not value.startswith("#"):  # a paper, to be opened by hand
+                assert value.startswith("https://")
+                assert attributes["rel"] == "noreferrer noopener"
+            elif name in {"href", "xlink:href"}:
                 assert value[1:] in ids
             if name in {"aria-labelledby"}:
                 assert set(value.split()) <= ids
-    assert "default-src 'none'" in page.of("meta")[3]["content"]
-    style = re.search(r"<style>(.*?)</style>", render_report(example_report()), re.S).group(1)
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_alone():
+    text = render_report(example_report(HOSTILE))
+    page = Reader(text)
+    policy = next(a["content"] for a in page.of("meta") if "http-equiv" in a)
+    style = re.search(r"<style>(.*?)</style>", text, re.S).group(1)
+    script = re.search(r"<script>(.*?)</script>", text, re.S).group(1)
+    assert len(page.of("script")) == len(page.of("style")) == 1
+    assert set(policy.split("; ")) == {
+        "default-src 'none'",
+        "img-src data:",
+        f"style-src '{digest(style)}'",
+        f"script-src '{digest(script)}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    }
     assert "url(" not in style
     assert "@import" not in style
+    for word in ("fetch(", "XMLHttpRequest", "import(", "innerHTML", "eval(", "http"):
+        assert word not in script, word
 
 
 def test_hostile_names_are_only_text():
     text = render_report(example_report(HOSTILE, slug='a<b>&"c'))
     page = Reader(text)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert "onerror=alert" in page.words  # shown, not run
     assert all("onerror" not in attributes for _, attributes in page.seen)
     assert all((a.get("src") or "").startswith("data:") for a in page.of("img"))
@@ -211,10 +256,10 @@ def test_hostile_names_are_only_text():
 
 def test_pictures_and_charts_speak():
     page = Reader(render_report(example_report()))
-    assert len(page.of("img")) == 7
+    assert len(page.of("img")) == 7  # a pretext panel, and two pictures of three scans
     assert all(a.get("alt") for a in page.of("img"))
     charts = [a for a in page.of("svg") if a.get("role") == "img"]
-    assert len(charts) == 4
+    assert len(charts) == 3 * 2 + 2  # two for each measure, and two learning curves
     assert all(a["aria-labelledby"] for a in charts)
     assert all(a.get("aria-hidden") == "true" for a in page.of("svg") if a.get("role") != "img")
     assert all(a.get("tabindex") == "0" for _, a in page.seen if a.get("role") == "region")
@@ -225,7 +270,9 @@ def test_optional_parts_may_be_absent():
         [Score("scratch", 4, 0, f"s{i}", 0.5 + i / 100) for i in range(4)], resamples=50
     )
     page = Reader(
-        render_report(ReportData(title="Bare", comparison=alone, done=("Nothing more.",)))
+        render_report(
+            ReportData(title="Bare", measured=(measured(alone),), done=("Nothing more.",))
+        )
     )
     assert "nothing can be said about a gain" in page.words
     assert "4 labelled subjects" in page.words
@@ -233,6 +280,9 @@ def test_optional_parts_may_be_absent():
     assert "Virtual" not in page.words
     targets = {a["href"] for a in page.of("a")}
     assert "#curves" not in targets
+    assert "#classes" not in targets
+    none = Reader(render_report(ReportData(title="Empty", measured=(), done=())))
+    assert "nothing can be said yet" in none.words
 
 
 def test_no_gain_is_said_as_plainly_as_a_gain():
@@ -249,8 +299,12 @@ def test_single_subjects_and_infinite_intervals_are_drawn():
         for m in ("scratch", "a")
         for s in range(2)
     ]
-    text = render_report(ReportData(title="One", comparison=compare_scores(rows), done=()))
+    shown = (measured(compare_scores(rows)),)
+    text = render_report(ReportData(title="One", measured=shown, done=()))
+    words = Reader(text).words
     assert "NaN" not in text
+    assert "inf" not in words.replace("information", "")
+    assert "\N{MINUS SIGN}\N{INFINITY} to \N{INFINITY}" in words
     drawn = re.findall(r'(?:x1|x2|y1|y2|cx|cy)="([^"]+)"', text)
     assert all(np.isfinite(float(value)) for value in drawn)
 
@@ -258,7 +312,7 @@ def test_single_subjects_and_infinite_intervals_are_drawn():
 def test_the_file_is_small_and_replaces_the_old_one_whole(tmp_path):
     path = write_report(tmp_path / "new" / "report.html", example_report())
     size = path.stat().st_size
-    assert 20_000 < size < 400_000
+    assert 20_000 < size < 600_000
     write_report(path, example_report("Other"))
     assert "Other" in path.read_text(encoding="utf-8")
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]

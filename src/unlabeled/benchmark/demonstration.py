@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unlabeled.benchmark.jobs import run_plan
-from unlabeled.benchmark.plan import Cell, Plan, place_of
 from unlabeled.benchmark.page import Command
+from unlabeled.benchmark.plan import Cell, Plan, place_of
 from unlabeled.benchmark.report import write_report
 from unlabeled.benchmark.statistics import Comparison
 from unlabeled.benchmark.summary import report_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ LABEL_COLOURS: tuple[tuple[int, int, int], ...] = (
     (0, 114, 178),
 )
 _CAPTION = 20  # height of a caption [pixel]
+_LEAST = 68  # half the least edge of a cut-out [pixel]
 
 
 def upright(volume_slice: NDArray[Any]) -> NDArray[Any]:
@@ -31,6 +32,54 @@ def upright(volume_slice: NDArray[Any]) -> NDArray[Any]:
            [3, 1]])
     """
     return volume_slice.T[::-1, ::-1]
+
+
+def middle_of(image: NDArray[Any], mask: NDArray[Any] | None) -> int:
+    """Choose the axial slice that shows most of what is labelled, or the middle one; 0 for a picture."""
+    if image.ndim < 3:
+        return 0
+    if mask is None or not np.any(mask):
+        return int(image.shape[2]) // 2
+    return int(np.argmax((mask > 0).sum(axis=(0, 1))))
+
+
+def shown(array: NDArray[Any], at: int) -> NDArray[Any]:
+    """Give the picture that is shown of a scan or mask ``*space``: an upright slice of a volume, else itself."""
+    return upright(array[..., at]) if array.ndim == 3 else array
+
+
+def cut_out(masks: Sequence[NDArray[Any]]) -> tuple[slice, ...]:
+    """Frame what is labelled in any mask ``(row, column)``, where that is small, with as much again around it.
+
+    >>> mask = np.zeros((400, 400)); mask[200:240, 100:140] = 1
+    >>> cut_out([mask])
+    (slice(152, 288, None), slice(52, 188, None))
+    """
+    marked = np.any([mask > 0 for mask in masks], axis=0)
+    if not marked.any():
+        return tuple(slice(0, edge) for edge in marked.shape)
+    held = [np.flatnonzero(marked.any(axis=1 - axis)) for axis in (0, 1)]
+    size = max(max(int(each[-1] - each[0]) + 1 for each in held), _LEAST)
+    window = []
+    for each, edge in zip(held, marked.shape, strict=True):
+        middle = int(each[0] + each[-1] + 1) // 2
+        start = min(max(0, middle - size), max(0, edge - 2 * size))
+        window.append(slice(start, min(edge, start + 2 * size)))
+    return tuple(window)
+
+
+def shrink(png: bytes, *, edge: int = 1000, most: int = 60_000) -> bytes:
+    """Make a picture fit into a page: no wider than `edge` [pixel], as JPEG where PNG takes more than `most` bytes."""
+    image: Image.Image = Image.open(io.BytesIO(png))
+    if image.width > edge:
+        size = (edge, max(1, round(image.height * edge / image.width)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        png = _png(image)
+    if len(png) <= most:
+        return png
+    file = io.BytesIO()
+    image.convert("RGB").save(file, format="JPEG", quality=80, optimize=True)
+    return min(file.getvalue(), png, key=len)
 
 
 def overlay(

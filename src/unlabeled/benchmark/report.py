@@ -1,48 +1,46 @@
-"""The report of a comparison: one HTML file that stands alone, for the person who decides and the one who checks.
-
-Nothing is loaded from elsewhere and no script runs (the page's own content security policy forbids both), so the file can be
-mailed, archived and opened inside a hospital network.
-"""
+"""The report of a comparison: one HTML file that stands alone, for the person who decides and the one who checks."""
 
 from __future__ import annotations
 
-import base64
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlabeled.benchmark.charts import (
     Curve,
     colour_of,
     difference_chart,
+    in_order,
     legend,
     line_chart,
     score_chart,
 )
-from unlabeled.benchmark.statistics import Comparison
-from unlabeled.benchmark.verdict import fraction_text, outcome, p_text, signed, verdict
+from unlabeled.benchmark.measures import Measured
+from unlabeled.benchmark.page import Command, Picture, render_page, write_page
+from unlabeled.benchmark.plan import Hours
+from unlabeled.benchmark.statistics import Cell, Comparison, Fraction
+from unlabeled.benchmark.verdict import outcome, verdict
 
 _TABLE_ROWS = 12  # most rows of a learning curve's table; its chart has them all
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A PNG file's bytes, what it shows in one line, and the caption under it."""
+class Example:
+    """One test subject's predictions: `title` such as "Best", `text` about it without personal data."""
 
-    png: bytes
-    alt: str
-    caption: str = ""
+    title: str
+    text: str
+    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One test subject's predictions: `title` such as "Best", `text` its scores, no personal data."""
+class Pretext:
+    """What one method learnt from without labels: panels over its training."""
 
-    title: str
+    slug: str
     text: str
     pictures: tuple[Picture, ...]
 
@@ -57,22 +55,33 @@ class MethodCard:
     bibtex: str
     options: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a method's training took: seconds of pretraining (once) and of one fine-tuning."""
+    """What a method's training took of a machine.
+
+    Parameters
+    ----------
+    pretrain_seconds, finetune_seconds
+        Wall-clock time of the pretraining (once) and of one fine-tuning, on average.
+    pretraining, finetuning
+        The same in hours of processor cores and graphics processors.
+    """
 
     pretrain_seconds: float
     finetune_seconds: float
+    pretraining: Hours = field(default_factory=Hours)
+    finetuning: Hours = field(default_factory=Hours)
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """A command to type, and what it does."""
+class Missing:
+    """A cell without figures, and why."""
 
-    text: str
-    says: str
+    cell: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +92,8 @@ class ReportData:
     ----------
     title
         Heading of the page.
-    comparison
-        From `compare_scores`; the verdict, table and charts come from it.
+    measured
+        From `compare_measures`: the verdict is about the first; empty where no cell has finished.
     done
         What was done, in plain words, a paragraph each.
     virtual
@@ -92,15 +101,21 @@ class ReportData:
     cautions
         What a reader must know before trusting the numbers (one seed, few test subjects, ...).
     names
-        Titles of methods by slug.
+        Names of methods by slug, and of classes where the data set does not say them.
+    label_counts
+        How many labelled subjects each label fraction came to, where that is known.
     costs
         Training time by slug, and at the baseline's name.
+    missing
+        Cells that failed or have not run.
     curves
         Learning curves of pretraining and fine-tuning.
     previews
-        Panels that show the pretext task.
+        Panels that show the pretext tasks.
     examples
         Predictions: best, median and worst subject.
+    examples_about
+        Which predictions these are, and how the subjects were chosen.
     label_names
         Names of the labels drawn in `examples`, in the order of the label values from 1.
     data
@@ -109,6 +124,8 @@ class ReportData:
         Number of files left out, by reason; empty when none was.
     methods
         Cards of the methods.
+    finetuning
+        Options of every fine-tuning.
     environment
         Versions, device, seeds, fingerprints: name and value.
     reproduce
@@ -120,23 +137,32 @@ class ReportData:
     """
 
     title: str
-    comparison: Comparison
+    measured: tuple[Measured, ...]
     done: tuple[str, ...]
     virtual: str = ""
     cautions: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    label_counts: Mapping[Fraction, int] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    missing: tuple[Missing, ...] = ()
     curves: tuple[Curve, ...] = ()
-    previews: tuple[Picture, ...] = ()
+    previews: tuple[Pretext, ...] = ()
     examples: tuple[Example, ...] = ()
+    examples_about: str = ""
     label_names: tuple[str, ...] = ()
     data: Mapping[str, str] = field(default_factory=dict)
     quarantine: Mapping[str, int] = field(default_factory=dict)
     methods: tuple[MethodCard, ...] = ()
+    finetuning: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     reproduce: tuple[Command, ...] = ()
     next_steps: tuple[Command, ...] = ()
     created: str = ""
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """What the verdict is about; None where no cell has finished."""
+        return self.measured[0].comparison if self.measured else None
 
 
 def write_report(path: Path | str, data: ReportData) -> Path:
@@ -154,82 +180,143 @@ def write_report(path: Path | str, data: ReportData) -> Path:
     Path
         The file.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        half.write_text(render_report(data), encoding="utf-8")
-        half.replace(target)
-    finally:
-        half.unlink(missing_ok=True)
-    return target
+    return write_page(path, render_report(data))
 
 
 def render_report(data: ReportData) -> str:
     """Render a report as HTML text; every text of `data` is escaped."""
-    environment = Environment(
-        loader=PackageLoader("unlabeled.benchmark"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        png=_data_uri,
-        fraction=fraction_text,
-        p=p_text,
-        signed=signed,
-        duration=duration_text,
-    )
     comparison = data.comparison
-    names = {comparison.baseline: "From scratch", **data.names}
-    colours = colour_of(comparison.methods)
-    tested = [cell for cell in comparison.cells if cell.difference]
-    judged = [outcome(cell, comparison) for cell in comparison.cells]
-    tone = "gain" if "gain" in judged else "harm" if "harm" in judged else "none"
-    return environment.get_template("report.html").render(
-        data=data,
-        comparison=comparison,
-        verdict=verdict(comparison, data.names),
-        tone=tone if tested else "none",
-        names=names,
-        colours=colours,
-        judged=sorted(
-            zip(comparison.cells, judged, strict=True), key=lambda pair: pair[0].label_fraction
-        ),
-        score_chart=score_chart(comparison, names, "scores"),
-        difference_chart=difference_chart(comparison, names, "differences") if tested else None,
-        key=_key(comparison, names),
-        curves=[_curve(curve, f"curve-{i}") for i, curve in enumerate(data.curves)],
-        quarantined=sum(data.quarantine.values()),
+    baseline = comparison.baseline if comparison else "scratch"
+    names = {baseline: "From scratch", **data.names}
+    methods = comparison.methods if comparison else ()
+    judged = [outcome(cell, comparison) for cell in comparison.cells] if comparison else []
+    tested = [kind for kind in judged if kind != "baseline"]
+    tone = "gain" if "gain" in tested else "harm" if "harm" in tested else "none"
+    return render_page(
+        "report.html",
+        {
+            "data": data,
+            "title": data.title,
+            "verdict": verdict(comparison, data.names) if comparison else _NOTHING,
+            "tone": tone,
+            "names": names,
+            "methods": methods,
+            "colours": colour_of(methods),
+            "key": _key(methods, names),
+            "shown": [_shown(m, names, data, place) for place, m in enumerate(data.measured)],
+            "classes": _by_class(data),
+            "missing": _grouped(data.missing),
+            "gains": _gains(data),
+            "curves": [draw_curve(curve, f"curve-{i}") for i, curve in enumerate(data.curves)],
+            "quarantined": sum(data.quarantine.values()),
+        },
     )
 
 
-def duration_text(seconds: float) -> str:
-    """Write a time span.
-
-    >>> duration_text(0.4), duration_text(75), duration_text(5400)
-    ('0.4 s', '1 min 15 s', '1 h 30 min')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+_NOTHING = "No cell of this comparison has finished, so nothing can be said yet."
 
 
-def _key(comparison: Comparison, names: Mapping[str, str]) -> Markup:
-    colours = colour_of(comparison.methods)
-    titles = [names.get(method, method) for method in comparison.methods]
-    return legend(titles, list(colours.values()), marks=True)
+def _shown(
+    measured: Measured, names: Mapping[str, str], data: ReportData, place: int
+) -> dict[str, Any]:
+    """Draw one measure: scores, differences, and the rows of its table."""
+    comparison = measured.comparison
+    ordered = _in_order(comparison, data)
+    of = names.get(measured.of, measured.of)
+    title = measured.measure.title + (f", {of}" if of else "")
+    unit = f" [{measured.measure.unit}]" if measured.measure.unit else ""
+    counts = data.label_counts
+    tested = any(cell.difference for cell in comparison.cells)
+    label = title + unit
+    return {
+        "id": f"measure-{place}",
+        "measured": measured,
+        "title": title,
+        "of": of,
+        "label": label,
+        "comparison": comparison,
+        "rows": [(cell, outcome(cell, comparison)) for cell in ordered],
+        "scores": score_chart(comparison, names, f"scores-{place}", label, counts),
+        "differences": (
+            difference_chart(comparison, names, f"differences-{place}", label, counts)
+            if tested
+            else None
+        ),
+    }
 
 
-def _curve(curve: Curve, name: str) -> dict[str, object]:
+def _by_class(data: ReportData) -> list[dict[str, Any]]:
+    """Arrange each measure that was split by class as a table: a row a method and fraction, a column a class."""
+    tables = []
+    for title in dict.fromkeys(m.measure.title for m in data.measured):
+        split = [m for m in data.measured if m.measure.title == title]
+        if len(split) < 2:
+            continue
+        rows = []
+        for cell in _in_order(split[0].comparison, data):
+            found = [m.comparison.cell(cell.method, cell.label_fraction) for m in split]
+            rows.append((cell, found))
+        tables.append({"measure": split[0].measure, "split": split, "rows": rows})
+    return tables
+
+
+def _gains(data: ReportData) -> list[dict[str, Any]]:
+    """Put what each method's training took beside the best that it brought."""
+    comparison = data.comparison
+    rows = []
+    for method in comparison.methods if comparison else ():
+        cost = data.costs.get(method)
+        if cost is None or comparison is None:
+            continue
+        best = _best(comparison, method)
+        rows.append(
+            {
+                "method": method,
+                "cost": cost,
+                "best": best,
+                "outcome": outcome(best, comparison) if best else "baseline",
+            }
+        )
+    return rows
+
+
+def _in_order(comparison: Comparison, data: ReportData) -> list[Cell]:
+    """Sort the cells from few labels to many, scratch first at each."""
+    order = in_order(comparison.label_fractions, data.label_counts)
+    return sorted(comparison.cells, key=lambda cell: order.index(cell.label_fraction))
+
+
+def _grouped(missing: Sequence[Missing]) -> list[tuple[str, list[str]]]:
+    """Put cells with the same reason together."""
+    found: dict[str, list[str]] = {}
+    for each in missing:
+        found.setdefault(each.reason, []).append(each.cell)
+    return list(found.items())
+
+
+def _best(comparison: Comparison, method: str) -> Cell | None:
+    """Find the cell of a method with the best difference to scratch."""
+    tested = [c for c in comparison.cells if c.method == method and c.difference]
+    sign = 1.0 if comparison.higher_is_better else -1.0
+    return max(
+        tested,
+        key=lambda c: sign * (c.difference.interval.mean if c.difference else 0.0),
+        default=None,
+    )
+
+
+def _key(methods: tuple[str, ...], names: Mapping[str, str]) -> Markup:
+    titles = {method: names.get(method, method) for method in methods}
+    return legend(titles, list(colour_of(methods).values()), marks=True)
+
+
+def draw_curve(curve: Curve, name: str) -> dict[str, Any]:
     """Draw one learning curve and thin its points out for the table beside it."""
-    key = legend([s.name for s in curve.series], [s.colour for s in curve.series], marks=False)
+    key = legend(
+        {s.method or s.name: s.name for s in curve.series},
+        [s.colour for s in curve.series],
+        marks=False,
+    )
     tables = []
     for series in curve.series:
         points = list(zip(series.x, series.y, strict=True))
@@ -239,5 +326,16 @@ def _curve(curve: Curve, name: str) -> dict[str, object]:
     return {"data": curve, "chart": line_chart(curve, name), "key": key, "tables": tables}
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+__all__ = [
+    "Command",
+    "Cost",
+    "Example",
+    "MethodCard",
+    "Missing",
+    "Picture",
+    "Pretext",
+    "ReportData",
+    "draw_curve",
+    "render_report",
+    "write_report",
+]

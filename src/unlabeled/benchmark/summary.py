@@ -1,136 +1,241 @@
-"""What a report shows of a plan's runs: learning curves, previews, best and worst predictions, facts."""
+"""From a plan and its run folders to the page of a comparison."""
 
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unlabeled.benchmark.charts import Curve, Series, colour_of
-from unlabeled.benchmark.pictures import overlay, upright
-from unlabeled.benchmark.plan import SCRATCH, Cell, Outcome, Plan, place_of, show_fraction
-from unlabeled.benchmark.report import Cost, Example, MethodCard, Picture
+from unlabeled.benchmark.charts import in_order
+from unlabeled.benchmark.examples import find_examples
+from unlabeled.benchmark.learning import curves_of
+from unlabeled.benchmark.measures import Measured, compare_measures
+from unlabeled.benchmark.page import Command, Picture
+from unlabeled.benchmark.pictures import shrink
+from unlabeled.benchmark.plan import SCRATCH, Cell, Outcome, Plan, as_fraction, place_of
+from unlabeled.benchmark.report import Cost, MethodCard, Missing, Pretext, ReportData, write_report
+from unlabeled.benchmark.statistics import Fraction
+from unlabeled.benchmark.verdict import fraction_text
 from unlabeled.catalogue import cards
-from unlabeled.data.formats import read_mask, read_scan
-from unlabeled.data.scan import Source
+from unlabeled.errors import UnlabeledError
 from unlabeled.methods._registry import find
+from unlabeled.nn.weights import read_weights
 from unlabeled.training.log import RunFolder
 
-PREVIEWS = 3  # first, middle and last of a pretraining
+REPORT = "report.html"
+_GOALS: Mapping[str, str] = {
+    "segment": "segment",
+    "instances": "find single objects",
+    "classify": "tell classes apart",
+    "regress": "estimate a number",
+    "few-shot": "segment by a few labelled slices",
+    "zero-shot": "tell classes apart by their descriptions",
+}
 
 
-def curves_of(plan: Plan, out: Path) -> tuple[Curve, ...]:
-    """Draw the loss of each pretraining, and the validation score of the first seed's fine-tunings."""
-    curves = []
-    for slug in plan.methods:
-        points = _points(out / f"pretrain-{slug}", "loss")
-        curves.append(
-            Curve(f"Pretraining, {slug}", "step", "loss", (_series("training", points, 1),))
+def write_comparison(
+    plan: Plan, outcome: Outcome, out: Path, *, cache: Path | None = None, to: Path | None = None
+) -> Path:
+    """Write the page of a comparison from its plan and run folders.
+
+    Parameters
+    ----------
+    plan, outcome, out
+        What was compared, what it came to, and where.
+    cache
+        Folder of prepared scans; the user's cache folder when absent.
+    to
+        The file; ``OUT/report.html`` when absent.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    return write_report(to or out / REPORT, report_of(plan, outcome, out, cache=cache))
+
+
+def report_of(
+    plan: Plan,
+    outcome: Outcome,
+    out: Path,
+    *,
+    title: str = "",
+    names: Mapping[str, str] | None = None,
+    cache: Path | None = None,
+) -> ReportData:
+    """Collect all that the page of a comparison shows.
+
+    Parameters
+    ----------
+    plan, outcome, out
+        What was compared, what it came to, and where; example masks that are not there yet go to ``OUT/predictions``.
+    title
+        Heading; without one, the question that the plan asks.
+    names
+        Names of methods by slug; without one, the slug is shown.
+    cache
+        Folder of prepared scans; the user's cache folder when absent.
+    """
+    shown = {SCRATCH: "From scratch", **(names or {})}
+    measured = compare_measures(plan.task, outcome, unit=_unit(plan, out))
+    counts = label_counts(plan, out)
+    examples = find_examples(plan, outcome, out, measured, shown, counts, cache=cache)
+    runs = [out / f"pretrain-{slug}" for slug in plan.methods]
+    cell = _first_run(plan, out)
+    return ReportData(
+        title=title
+        or plan.title
+        or f"Does pretraining help to {_GOALS[plan.task]} with few labels?",
+        measured=measured,
+        done=_done(plan, out, counts),
+        cautions=_cautions(plan, outcome, measured),
+        names=dict(names or {}),
+        label_counts=counts,
+        costs=costs_of(outcome),
+        missing=missing_of(plan, outcome, out),
+        curves=curves_of(plan, out, shown),
+        previews=tuple(p for slug in plan.methods if (p := pretext_of(slug, out)).pictures),
+        examples=examples.shown,
+        examples_about=examples.about,
+        label_names=examples.label_names,
+        data=_data(plan, out),
+        quarantine=_quarantine([*runs, *([cell] if cell else [])]),
+        methods=tuple(card_of(slug, out / f"pretrain-{slug}") for slug in plan.methods),
+        finetuning=_finetuning(plan, cell),
+        environment=environment_of(next((run for run in runs if _facts(run)), cell)),
+        reproduce=_reproduce(plan, out),
+        next_steps=_next_steps(plan, measured),
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
+
+
+def costs_of(outcome: Outcome) -> dict[str, Cost]:
+    """Give training time by method: pretraining once, and one fine-tuning on average."""
+    costs = {}
+    for method, spent in outcome.spent.items():
+        seconds, cells = outcome.seconds[method], max(1, spent.cells)
+        costs[method] = Cost(
+            seconds["pretraining"],
+            seconds["fine-tuning"] / cells,
+            spent.pretraining,
+            spent.finetuning / cells,
         )
-    colours = colour_of((SCRATCH, *plan.methods))
-    for fraction in plan.fractions:
-        lines = []
-        for method in (SCRATCH, *plan.methods):
-            points = _held_out(place_of(plan, Cell(method, fraction, 0), out))
-            if points:
-                lines.append(_series(method, points, colours[method]))
-        if lines:
-            title = f"Fine-tuning, labelled subjects: {show_fraction(fraction)} (first seed)"
-            note = "Measured on patches of validation subjects between rounds."
-            curves.append(Curve(title, "step", "validation score", tuple(lines), note))
-    return tuple(curves)
+    return costs
 
 
-def previews_of(run: Path, slug: str) -> tuple[Picture, ...]:
+def label_counts(plan: Plan, out: Path) -> dict[Fraction, int]:
+    """Count the labelled subjects that each label fraction came to."""
+    counts: dict[Fraction, int] = {}
+    for cell in plan.cells:
+        trained = _facts(place_of(plan, cell, out)).get("subjects", {})
+        if isinstance(trained, dict) and "train" in trained:
+            counts.setdefault(as_fraction(cell.fraction), int(trained["train"]))
+    return counts
+
+
+def missing_of(plan: Plan, outcome: Outcome, out: Path) -> tuple[Missing, ...]:
+    """Name every run of the plan that has no figures, with its reason."""
+    found = [Missing(name, reason) for name, reason in outcome.failed.items()]
+    measured = {(row["method"], float(row["fraction"]), int(row["seed"])) for row in outcome.rows}
+    for cell in plan.cells:
+        if (
+            cell.method,
+            float(cell.fraction),
+            cell.seed,
+        ) in measured or cell.name in outcome.failed:
+            continue
+        pretraining = f"pretrain-{cell.method}"
+        if pretraining in outcome.failed:
+            found.append(Missing(cell.name, "its pretraining failed"))
+            continue
+        reason = str(_facts(place_of(plan, cell, out)).get("exit_reason", "has not run yet"))
+        found.append(
+            Missing(cell.name, "is running or was cut off" if reason == "running" else reason)
+        )
+    return tuple(found)
+
+
+def pretext_of(slug: str, out: Path) -> Pretext:
     """Choose the first, a middle and the last panel of a pretraining."""
+    about = (inspect.getdoc(find(slug)) or "").split("\n\n")[0].replace("\n", " ")
+    return Pretext(slug, about, previews_of(out / f"pretrain-{slug}", slug))
+
+
+def previews_of(run: Path, called: str, most: int = 3) -> tuple[Picture, ...]:
+    """Choose panels of a pretraining, evenly over its steps, the first and the last among them."""
     found = sorted(RunFolder(run).previews.glob("*.png"))
     if not found:
         return ()
-    places = sorted({0, len(found) // 2, len(found) - 1})
+    last = len(found) - 1
+    places = sorted({round(last * i / max(1, most - 1)) for i in range(most)})
     pictures = []
     for place in places:
         step = found[place].stem.rsplit("step", 1)[-1].lstrip("0") or "0"
-        told = f"The pretext task of {slug} after {step} steps, on held-out scans"
-        pictures.append(Picture(found[place].read_bytes(), told, f"after {step} steps"))
+        told = f"The pretext task of {called} after {step} steps, on held-out scans"
+        pictures.append(Picture(shrink(found[place].read_bytes()), told, f"after {step} steps"))
     return tuple(pictures)
 
 
-def examples_of(
-    outcome: Outcome, method: str, sources: Sequence[Source], predictions: Path, metric: str
-) -> tuple[Example, ...]:
-    """Show the best, the median and the worst test subject of a method's first seed, with the truth outlined."""
-    scores: dict[str, list[float]] = {}
-    for row in outcome.rows:
-        if (row["method"], row["seed"]) == (method, 0):
-            scores.setdefault(row["subject"], []).append(float(row[metric]))
-    ranked = sorted(scores, key=lambda subject: float(np.mean(scores[subject])))
-    by_subject = {source.subject: source for source in sources}
-    examples = []
-    for title, place in (("Best", -1), ("Median", len(ranked) // 2), ("Worst", 0)):
-        source = by_subject.get(ranked[place]) if ranked else None
-        if source is not None and source.mask is not None:
-            value = float(np.mean(scores[source.subject]))
-            picture = _drawn(source, predictions, title)
-            examples.append(Example(title, f"{metric} {value:.3f}", (picture,)))
-    return tuple(examples)
+def card_of(slug: str, run: Path) -> MethodCard:
+    """Say what a method is, with the options that it ran with."""
+    card = cards().get(slug)
+    own = find(slug).options_class.names()
+    facts = _facts(run)
+    return MethodCard(
+        slug=slug,
+        title=card.title if card else slug,
+        citation=f"{card.venue} {card.year}" if card else "",
+        bibtex=bibtex(slug),
+        options={n: v for n, v in read_options(run).items() if n in own},
+        notes=tuple(str(line) for line in facts.get("loaded") or ()),
+        links=card.paper_links if card else (),
+    )
 
 
-def cards_of(plan: Plan, out: Path) -> tuple[MethodCard, ...]:
-    """Say what each method is, with the options that it ran with."""
-    made = []
-    for slug in plan.methods:
-        card = cards().get(slug)
-        options = RunFolder(out / f"pretrain-{slug}").read_options()
-        own = find(slug).options_class.names()
-        title = card.title if card else slug
-        citation = f"{card.title}. {card.venue} {card.year}." if card else slug
-        made.append(
-            MethodCard(
-                slug=slug,
-                title=title,
-                citation=citation,
-                bibtex=_bibtex(slug),
-                options={n: json.dumps(v) for n, v in options.items() if n in own},
-            )
-        )
-    return tuple(made)
+def read_options(run: Path) -> dict[str, str]:
+    """Read the options of a run as text; empty where there is none."""
+    try:
+        return {n: json.dumps(v) for n, v in RunFolder(run).read_options().items()}
+    except UnlabeledError:
+        return {}
 
 
-def costs_of(plan: Plan, outcome: Outcome) -> dict[str, Cost]:
-    """Give training time by method: pretraining once, and one fine-tuning on average."""
-    cells = Counter(cell.method for cell in plan.cells)
-    return {
-        method: Cost(spent["pretraining"], spent["fine-tuning"] / max(1, cells[method]))
-        for method, spent in outcome.seconds.items()
-    }
-
-
-def environment_of(run: Path) -> dict[str, str]:
-    """Collect versions, device, seeds and fingerprints of a run."""
-    facts = RunFolder(run).read_facts()
+def environment_of(run: Path | None) -> dict[str, str]:
+    """Collect versions, device, seed and fingerprint of a run."""
+    facts = _facts(run) if run else {}
+    if not facts:
+        return {}
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    many = (
+        f"{facts['devices']} \N{MULTIPLICATION SIGN} " if int(facts.get("devices", 1)) > 1 else ""
+    )
     return {
         "Unlabeled": f"{facts['unlabeled']} {facts['git']}".strip(),
-        "Device": f"{facts['device']}, {facts['precision']}, {facts['threads']} threads",
-        "Python": facts["python"],
+        "Device": f"{many}{facts['device']}, {facts['precision']}, {facts['threads']} threads",
+        "Python": str(facts["python"]),
         "Packages": packages,
-        "Data fingerprint": facts["data"],
-        "Seed of the pretraining": str(facts["seed"]),
+        "Data fingerprint": str(facts["data"]),
+        "Seed": str(facts["seed"]),
     }
 
 
 def quarantine_of(run: Path) -> dict[str, int]:
     """Count the files that a run left out, by reason."""
-    with (run / "quarantine.csv").open(newline="", encoding="utf-8") as file:
+    path = run / "quarantine.csv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
         return dict(Counter(row["reason"] for row in csv.DictReader(file)))
 
 
-def _bibtex(slug: str) -> str:
+def bibtex(slug: str) -> str:
+    """Write a paper's BibTeX entry; empty for a method without a card."""
     card = cards().get(slug)
     if card is None:
         return ""
@@ -142,47 +247,190 @@ def _bibtex(slug: str) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _drawn(source: Source, predictions: Path, title: str) -> Picture:
-    """Draw the slice that holds most of the truth, upright, with prediction and truth."""
-    if source.mask is None:
-        raise TypeError("an example needs a mask")
-    scan = read_scan(source)
-    truth = read_mask(source.mask, like=scan)
-    found = read_mask(_prediction_of(source, predictions), like=scan)
-    image = scan.intensities()[0]
-    if image.ndim == 3:
-        place = int(np.argmax((truth > 0).sum(axis=(0, 1))))
-        image, truth, found = (upright(a[..., place]) for a in (image, truth, found))
-    alt = f"{title} test subject: prediction tinted, truth outlined"
-    return Picture(overlay(image, found, truth), alt, "prediction tinted, truth outlined")
+def _facts(run: Path) -> dict[str, Any]:
+    try:
+        return RunFolder(run).read_facts()
+    except UnlabeledError:
+        return {}
 
 
-def _prediction_of(source: Source, predictions: Path) -> Any:
-    from unlabeled.data.scan import ScanFile
-
-    stem = Path(source.name).name.split(".")[0]
-    path = next(path for path in sorted(predictions.rglob(f"{stem}*")) if path.is_file())
-    return ScanFile((path,), "picture" if path.suffix == ".png" else "nifti")
+def _first_run(plan: Plan, out: Path) -> Path | None:
+    """Find the first fine-tuning that has finished."""
+    places = (place_of(plan, cell, out) for cell in plan.cells)
+    return next((run for run in places if _facts(run).get("finished")), None)
 
 
-def _points(run: Path, name: str) -> list[tuple[float, float]]:
-    rows = RunFolder(run).read_log()
-    return [(float(row["total"]), float(row[name])) for row in rows if name in row]
+def _unit(plan: Plan, out: Path) -> str:
+    """Tell the unit of distances, as the first finished cell measured them."""
+    cell = _first_run(plan, out)
+    if cell is None or not (cell / "metrics.json").is_file():
+        return ""
+    told = json.loads((cell / "metrics.json").read_text())
+    return str(told.get(plan.part, {}).get("unit", ""))
 
 
-def _held_out(run: Path) -> list[tuple[float, float]]:
-    """Read the monitored validation score; its step is that of the line before."""
-    points, step = [], 0.0
-    for row in RunFolder(run).read_log():
-        step = float(row.get("total", step))
-        if "held_out" in row:
-            name = next((n for n in ("dice", "accuracy") if n in row["held_out"]), None)
-            name = name or next(iter(row["held_out"]), None)
-            if name is not None:
-                points.append((step, float(row["held_out"][name])))
-    return points
+def _done(plan: Plan, out: Path, counts: Mapping[Fraction, int]) -> tuple[str, ...]:
+    """Tell in plain words what was done."""
+    learnt = [_facts(out / f"pretrain-{slug}") for slug in plan.methods]
+    scans = max((int(facts.get("scans", 0)) for facts in learnt), default=0)
+    sizes = [_labels_text(f, counts) for f in in_order(map(as_fraction, plan.fractions), counts)]
+    starts = f"{plan.seeds} random starts" if plan.seeds > 1 else "one random start"
+    subjects = _facts(_first_run(plan, out) or Path()).get("subjects", {})
+    tested = subjects.get(plan.part) if isinstance(subjects, dict) else None
+    methods = _listed(list(plan.methods))
+    told = []
+    if plan.methods:
+        amount = f"{scans} scans" if scans else "scans"
+        told.append(f"An encoder was pretrained on {amount} without labels, by {methods}.")
+    told.append(
+        f"{'It' if len(plan.methods) == 1 else 'Each'} was fine-tuned to {_GOALS[plan.task]} with {_listed(sizes, 'or')}, from "
+        f"{starts}; so was the same network from scratch, with the same subjects and the same budget."
+    )
+    amount = f"the same {tested}" if tested else "the same"
+    told.append(
+        f"All were measured on {amount} {_PARTS[plan.part]} subjects, which no fine-tuning had learnt from."
+    )
+    return tuple(told)
 
 
-def _series(name: str, points: Sequence[tuple[float, float]], colour: int) -> Series:
-    xs, ys = zip(*points, strict=True) if points else ((), ())
-    return Series(name, tuple(xs), tuple(ys), colour=colour)
+_PARTS: Mapping[str, str] = {"test": "test", "val": "validation"}
+
+
+def _labels_text(fraction: Fraction, counts: Mapping[Fraction, int]) -> str:
+    known = counts.get(fraction)
+    text = fraction_text(fraction)
+    return text if known is None or isinstance(fraction, int) else f"{text} ({known} subjects)"
+
+
+def _listed(words: list[str], last: str = "and") -> str:
+    """Join words as in a sentence.
+
+    >>> _listed(["a", "b", "c"]), _listed(["a"])
+    ('a, b and c', 'a')
+    """
+    return (
+        words[0]
+        if len(words) == 1
+        else f"{', '.join(words[:-1])} {last} {words[-1]}"
+        if words
+        else ""
+    )
+
+
+def _cautions(plan: Plan, outcome: Outcome, measured: tuple[Measured, ...]) -> tuple[str, ...]:
+    """Say what a reader must know before trusting the figures."""
+    told = []
+    cells = list(plan.cells)
+    finished = {(row["method"], float(row["fraction"]), int(row["seed"])) for row in outcome.rows}
+    if len(finished) < len(cells):
+        told.append(
+            f"{len(finished)} of {len(cells)} cells have figures; the others are named below."
+        )
+    if plan.part == "val":
+        told.append(
+            "Measured on the validation subjects, by which the best weights of each run were chosen: "
+            "for choosing options, not for quoting."
+        )
+    if not measured:
+        return tuple(told)
+    shown = measured[0].comparison.cells
+    if min(cell.seeds for cell in shown) == 1:
+        told.append("One random start: how much chance there is in training was not measured.")
+    elif min(cell.seeds for cell in shown) < plan.seeds:
+        told.append(
+            "At some label fractions fewer random starts have finished in every method; only those are compared."
+        )
+    subjects = min(cell.subjects for cell in shown)
+    if subjects < 10:
+        told.append(
+            f"{subjects} test subject{'s' * (subjects != 1)}: only large effects can be told from chance."
+        )
+    left = max(each.left_out for each in measured)
+    if left:
+        told.append(
+            f"Up to {left} subjects have no value in some cell (they lack the class) and are left out of that measure."
+        )
+    return tuple(told)
+
+
+def _data(plan: Plan, out: Path) -> dict[str, str]:
+    """Sum up the scans: how many, of what, with which voxels."""
+    facts: dict[str, str] = {}
+    for slug in plan.methods:
+        told = _facts(out / f"pretrain-{slug}")
+        if told and "Unlabelled scans" not in facts:
+            facts["Unlabelled scans"] = f"{told['scans']} of {told['subjects']} subjects"
+            facts |= _grid(out / f"pretrain-{slug}")
+    run = _first_run(plan, out)
+    told = _facts(run) if run else {}
+    if run and told:
+        counts = told["subjects"]
+        facts["Labelled subjects"] = (
+            f"{told.get('train_subjects_labelled', counts['train'])} to train on, {counts['val']} to validate, "
+            f"{counts['test']} to test"
+        )
+        facts["Labelled scans"] = str(told["scans"])
+        facts["Fingerprint of the labelled scans"] = str(told["data"])
+    return facts
+
+
+def _grid(run: Path) -> dict[str, str]:
+    """Tell modality and voxels from what the weights say of the scans that they learnt from."""
+    try:
+        _, told = read_weights(run)
+    except UnlabeledError:
+        return {}
+    facts = {}
+    if any(told.get("modality") or ()):
+        facts["Kind of scan"] = ", ".join(kind for kind in told["modality"] if kind)
+    if told.get("spacing"):
+        edges = " \N{MULTIPLICATION SIGN} ".join(f"{edge:.3g}" for edge in told["spacing"])
+        facts["Usual voxel"] = f"{edges} mm"
+    if told.get("encoder"):
+        facts["Network"] = (
+            f"{told['encoder']}, {told.get('dims', '?')}D, {told.get('channels', '?')} channel(s)"
+        )
+    return facts
+
+
+def _quarantine(runs: list[Path]) -> dict[str, int]:
+    """Count the files left out by reason, the most that any of the runs left out for it."""
+    most: dict[str, int] = {}
+    for run in runs:
+        for reason, count in quarantine_of(run).items():
+            most[reason] = max(count, most.get(reason, 0))
+    return most
+
+
+def _finetuning(plan: Plan, run: Path | None) -> dict[str, str]:
+    """Give the options that every fine-tuning shares."""
+    each = {"init", "seed", "label_fraction", "task"}
+    return {n: v for n, v in read_options(run).items() if n not in each} if run else {}
+
+
+def _reproduce(plan: Plan, out: Path) -> tuple[Command, ...]:
+    fractions = ",".join(f"{fraction:g}" for fraction in plan.fractions)
+    words = [
+        f"unlabeled compare {plan.scans.name} {plan.labelled.name} --task {plan.task}",
+        f"--methods {','.join(plan.methods)} --label-fractions {fractions} --seeds {plan.seeds} --out {out.name}",
+    ]
+    return (
+        Command(" ".join(words), "Runs the comparison; what has finished is not run again:"),
+        Command(f"unlabeled report {out.name}", "Writes this page again:"),
+    )
+
+
+def _next_steps(plan: Plan, measured: tuple[Measured, ...]) -> tuple[Command, ...]:
+    """Say what to type with the method that did best."""
+    if not measured:
+        return ()
+    comparison = measured[0].comparison
+    sign = 1.0 if comparison.higher_is_better else -1.0
+    best = max(comparison.cells, key=lambda cell: sign * cell.score.mean)
+    cell = Cell(best.method, float(best.label_fraction), 0)
+    return (
+        Command(
+            f"unlabeled predict {plan.part}/{cell.name} SCANS --out PREDICTIONS",
+            "Applies the network with the best mean score to new scans (from within the folder of the comparison):",
+        ),
+    )

@@ -86,10 +86,11 @@ def p_text(p: float) -> str:
 def signed(value: float) -> str:
     """Write a difference with its sign and a true minus.
 
-    >>> signed(0.0412), signed(-0.0412)
-    ('+0.041', '−0.041')
+    >>> signed(0.0412), signed(-0.0412), signed(float("-inf"))
+    ('+0.041', '−0.041', '−∞')
     """
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    text = f"{value:+.3f}".replace("inf", "\N{INFINITY}")
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _goodness(cell: Cell, comparison: Comparison) -> float:
