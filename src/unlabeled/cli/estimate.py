@@ -98,10 +98,12 @@ def show(found: Estimate) -> None:
         out.print(text, style=style, markup=False, soft_wrap=True)
 
     its, had = found.forecast, found.measured
+    made = had.preparation
     tried = sum(phase.tried for phase in had.phases)
     say(
         f"{found.slug}: {counted(had.scans, 'scan')}, {had.left_out} left out; "
-        f"{counted(its.steps, 'step')}, of which {tried} were tried"
+        f"{counted(its.steps, 'step')}. "
+        f"Tried: {made.tried:,} of {counted(made.fresh, 'scan')} to prepare, {counted(tried, 'step')}"
     )
     table = Table("part of the run", box=None, pad_edge=False, header_style="bold")
     for name in ("times", "each", "together"):
@@ -112,8 +114,8 @@ def show(found: Estimate) -> None:
             each = lasting(part.each) if part.times > 1 else ""
             table.add_row(part.name, often, each, lasting(part.seconds))
     out.print(table)
-    fresh, held = had.preparation.fresh, had.preparation.held
-    there = f" ({held:,} of {held + fresh:,} scans are prepared already)" if held else ""
+    held, total = made.held, made.held + made.fresh
+    there = f" ({held:,} of {total:,} scans are prepared already)" if held else ""
     on_gpu = f" + {sized(had.gpu_memory)} on the device" if had.gpu_memory is not None else ""
     say(f"time    {lasting(its.seconds)} ({lasting(its.low)} to {lasting(its.high)})", "bold")
     say(f"memory  {sized(found.memory)}{on_gpu}", "bold")

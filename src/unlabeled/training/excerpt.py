@@ -63,6 +63,7 @@ class PreparationTrial:
 class _Tried:
     """One scan that was prepared: its files' size, how long it took, and what came of it."""
 
+    source: Source
     size: float
     seconds: float
     outcome: Record | Quarantined
@@ -137,7 +138,7 @@ class Excerpt:
                 scale = sizes[number] / one.size if one.size else 1.0
                 work += one.seconds * scale
                 stored += one.stored * scale
-                found[number] = _lend(one.outcome, sources[number])
+                found[number] = _lend(one, sources[number])
         crew = crew_size(settings.workers or 0, fresh)
         gathering = 0.0
         if crew:
@@ -245,13 +246,15 @@ def _try(store: Store, source: Source, size: float, rule: IntensityRule) -> _Tri
     prepared = store.prepare([source], rule=rule)
     seconds = time.perf_counter() - began
     if prepared.quarantine:
-        return _Tried(size, seconds, prepared.quarantine[0], 0)
+        return _Tried(source, size, seconds, prepared.quarantine[0], 0)
     record = prepared.records[0]
-    return _Tried(size, seconds, record, record.path.stat().st_size)
+    return _Tried(source, size, seconds, record, record.path.stat().st_size)
 
 
-def _lend(outcome: Record | Quarantined, source: Source) -> Record | Quarantined:
-    """Let a scan have what came of another."""
-    if isinstance(outcome, Record):
-        return replace(outcome, source=source)
-    return Quarantined(source.name, outcome.reason, outcome.remedy)
+def _lend(one: _Tried, source: Source) -> Record | Quarantined:
+    """Let a scan have what came of another; a reason names its own file."""
+    if isinstance(one.outcome, Record):
+        return replace(one.outcome, source=source)
+    theirs, own = (str(each.channels[0].path) for each in (one.source, source))
+    reason = one.outcome.reason.replace(theirs, own)
+    return Quarantined(source.name, reason, one.outcome.remedy)

@@ -194,7 +194,7 @@ def rehearse_aside(job: Job, seconds: float, say: Callable[[str], None]) -> Meas
                 say(line.removeprefix(SAYS).strip())
         code = process.wait()
         memory.stop()
-        return replace(_read_answer(place / ANSWER, code), memory=memory.most)
+        return replace(read_answer(place / ANSWER, code), memory=memory.most)
     finally:
         if process is not None:
             _end(process)
@@ -255,7 +255,14 @@ def _most_resident(process: Any) -> int:
     return int(process.memory_info().rss)
 
 
-def _read_answer(path: Path, code: int) -> Measured:
+def read_answer(path: Path, code: int) -> Measured:
+    """Read what a trial that ended with `code` wrote.
+
+    Raises
+    ------
+    UnlabeledError
+        What it met; or a signal ended it.
+    """
     try:
         answer = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
