@@ -221,6 +221,7 @@ def watched(work, pauses, block=1, warming=2):
         watch.entered.append(now + pause)
         now += pause + own
         watch.left.append(now)
+        watch.worked.append(now / 2)
     watch.pauses = list(pauses)
     return watch
 
@@ -238,6 +239,7 @@ def test_rounds_of_workers_are_averaged() -> None:
     watch = watched([0.1] * 42, [0.0, 0.0, 0.0, *([3.9, 0.0, 0.0, 0.0] * 9), 3.9, 0.0], 4, 3)
     assert watch.step()[1] == pytest.approx(0.1 + 3.9 / 4)
     assert watch.wait() == pytest.approx(3.9 / 4.3, rel=0.02)
+    assert watch.processors() == pytest.approx(0.5)
 
 
 def test_a_run_of_one_step_is_timed_by_it() -> None:
@@ -245,6 +247,7 @@ def test_a_run_of_one_step_is_timed_by_it() -> None:
     assert watch.step() == (3.0, 3.0, 3.0)
     assert watch.start() == pytest.approx(5.0)
     assert watch.wait() == 0
+    assert watch.processors() == 1.0
 
 
 def test_a_trial_is_enough_when_settled_or_when_time_is_over() -> None:
@@ -346,11 +349,15 @@ def test_what_exceeds_the_machine_is_said_with_what_to_change() -> None:
 
 def test_what_the_figures_do_not_say_is_noted() -> None:
     expected = forecast(MEASURED)
-    assert note(ToyOptions(), expected, MACHINE) == ()
-    (patience,) = note(ToyOptions(patience=5), expected, MACHINE)
+    assert note(ToyOptions(), MEASURED, expected, MACHINE) == ()
+    (patience,) = note(ToyOptions(patience=5), MEASURED, expected, MACHINE)
     assert "after 5 scores" in patience
-    (large,) = note(ToyOptions(), replace(expected, held_bytes=9 * GIB), MACHINE)
+    (large,) = note(ToyOptions(), MEASURED, replace(expected, held_bytes=9 * GIB), MACHINE)
     assert "slow disk" in large
+    shared = replace(MEASURED, phases=(replace(PHASE, processors=0.4),))
+    (busy,) = note(ToyOptions(), shared, expected, MACHINE)
+    assert "training had 0.4 processors" in busy
+    assert note(ToyOptions(), replace(shared, gpu_memory=1), expected, MACHINE) == ()
 
 
 def test_what_a_trial_cannot_do_is_refused_at_once(tmp_path) -> None:

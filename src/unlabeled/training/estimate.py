@@ -27,6 +27,7 @@ from unlabeled.training.settings import Settings
 psutil: Any = import_module("psutil")  # it carries no types
 
 TRIAL_SECONDS = 45.0  # for preparing scans and for steps; scoring and writing come on top
+BUSY = 0.8  # processors that training has at least where no other program takes them
 WAITS_MUCH = 0.1  # share of the time from which more workers are worth a word
 
 
@@ -160,7 +161,7 @@ def estimate(
         forecast=expected,
         machine=machine,
         warnings=warn(measured, expected, machine, options),
-        notes=note(options, expected, machine),
+        notes=note(options, measured, expected, machine),
     )
 
 
@@ -214,13 +215,21 @@ def warn(
     return tuple(said)
 
 
-def note(options: SharedOptions, expected: Forecast, machine: Machine) -> tuple[str, ...]:
+def note(
+    options: SharedOptions, measured: Measured, expected: Forecast, machine: Machine
+) -> tuple[str, ...]:
     """Say what the figures do not."""
     said = []
     patience = getattr(options, "patience", None)
     if patience is not None:
         said.append(
             f"the run may end sooner: after {patience} scores without a better one (--patience)"
+        )
+    most = max(measured.phases, key=lambda phase: phase.steps * phase.step)
+    if measured.gpu_memory is None and most.processors < BUSY * (1 - most.wait):
+        said.append(
+            f"other programs keep this machine busy: training had {most.processors:.2g} processors; "
+            "alone it is faster"
         )
     if expected.store_bytes + expected.held_bytes > machine.memory:
         said.append("prepared scans exceed the memory; reading them from a slow disk is not in it")

@@ -47,6 +47,8 @@ class PhaseTrial:
         Time of a step with waiting, without logging: the trimmed mean, and the lowest and highest of a few stretches.
     wait
         Share of it in which training waited for data.
+    processors
+        How many were busy with it on average; on a CPU, fewer than one means that other programs had them.
     line, score, first_score, save, best
         Time of one of each.
     end
@@ -70,6 +72,7 @@ class PhaseTrial:
     step_low: float
     step_high: float
     wait: float
+    processors: float = 1.0
     line: float = 0.0
     score: float = 0.0
     first_score: float = 0.0
@@ -98,6 +101,7 @@ class Watch:
         self.began = time.perf_counter()
         self.entered: list[float] = []
         self.left: list[float] = []
+        self.worked: list[float] = []  # processor time of this process at the end of each step
         self.pauses: list[float] = []  # before each step but the first, without what else was done
         self.aside = 0.0  # time since the last step that is no pause
 
@@ -112,6 +116,7 @@ class Watch:
     def leave(self) -> None:
         """Note that it has ended."""
         self.left.append(time.perf_counter())
+        self.worked.append(time.process_time())
 
     @property
     def rounds(self) -> list[float]:
@@ -162,6 +167,12 @@ class Watch:
         """Share of the rounds that count in which training waited."""
         rounds, pauses = self.counted()
         return sum(pauses) / max(sum(rounds), 1e-9)
+
+    def processors(self) -> float:
+        """Processors that were busy with the rounds that count, on average; 1 where there was a single step."""
+        first = len(self.left) - 1 - len(self.counted()[1])
+        spent = self.left[-1] - self.left[first]
+        return (self.worked[-1] - self.worked[first]) / spent if spent > 0 else 1.0
 
     def start(self) -> float:
         """Time before the first step, and what the steps that do not count took longer than the others [s]."""
@@ -280,6 +291,7 @@ class Trial(Loop):
             "step_low": low,
             "step_high": high,
             "wait": watch.wait(),
+            "processors": watch.processors(),
             "line": sorted(seconds for seconds, _ in logs)[len(logs) // 2],
             "line_bytes": sum(size for _, size in logs) / len(logs),
         }
