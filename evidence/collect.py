@@ -16,12 +16,11 @@ import io
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlabeled.benchmark.plan import SCRATCH, Outcome, show_fraction
-from unlabeled.benchmark.statistics import Comparison, compare_scores
+from unlabeled.benchmark.statistics import Comparison, Score, compare_scores
 from unlabeled.benchmark.verdict import outcome as finding
 from unlabeled.catalogue import Card, cards
 from unlabeled.catalogue.evidence import measured, proofs, tell_measured, tell_proofs
@@ -61,12 +60,33 @@ def compare_plan(name: str, here: Path = HERE) -> tuple[Comparison, dict[str, An
     """Compare the methods of a plan once more, from the scores that were kept."""
     told = tomllib.loads((here / "plans" / f"{name}.toml").read_text())
     rows = read_rows(here / f"{name}.csv")
+    return compare_scores(scores_of(rows, told["column"]), metric=told["metric"]), told
+
+
+def scores_of(rows: Iterable[Mapping[str, str]], column: str) -> list[Score]:
+    """Average a measure over the scans and classes of each subject; without the engine, which would import torch."""
+    held: dict[tuple[str, float, int, str], list[float]] = {}
     for row in rows:
-        row |= {"fraction": float(row["fraction"]), "seed": int(row["seed"])}
-        if "predicted" in row and "truth" in row:
-            row["correct"] = float(row["predicted"] == row["truth"])
-    scores = Outcome(tuple(rows), {}, {}).scores(told["column"])
-    return compare_scores(scores, metric=told["metric"]), told
+        right = row.get("predicted") == row.get("truth")
+        value = float(right) if column == "correct" else float(row[column])
+        place = (row["method"], float(row["fraction"]), int(row["seed"]), row["subject"])
+        held.setdefault(place, []).append(value)
+    return [
+        Score(method, int(fraction) if fraction > 1 else fraction, seed, subject, mean(values))
+        for (method, fraction, seed, subject), values in held.items()
+    ]
+
+
+def labels(fraction: float) -> str:
+    """Write a label fraction: ``all``, ``5`` subjects, ``10%``."""
+    if fraction == 1:
+        return "all"
+    return f"{fraction:g}" if fraction > 1 else f"{100 * fraction:g}%"
+
+
+def mean(values: Sequence[float]) -> float:
+    """Average, summing in the order of the file."""
+    return sum(values) / len(values)
 
 
 def evidence_of(name: str, here: Path = HERE) -> list[dict[str, str]]:
@@ -75,7 +95,7 @@ def evidence_of(name: str, here: Path = HERE) -> list[dict[str, str]]:
     commit = re.search(r"commit (\w+)", (here / f"{name}.md").read_text())
     rows = []
     for cell in sorted(comparison.cells, key=lambda cell: _few_first(cell.label_fraction)):
-        scratch = comparison.cell(SCRATCH, cell.label_fraction)
+        scratch = comparison.cell(comparison.baseline, cell.label_fraction)
         if cell.difference is None or scratch is None:
             continue
         gap = cell.difference.interval
@@ -85,7 +105,7 @@ def evidence_of(name: str, here: Path = HERE) -> list[dict[str, str]]:
                 "data": told["data"],
                 "task": told["task"],
                 "metric": comparison.metric,
-                "label_fraction": show_fraction(cell.label_fraction),
+                "label_fraction": labels(cell.label_fraction),
                 "scratch": f"{scratch.score.mean:.4f}",
                 "pretrained": f"{cell.score.mean:.4f}",
                 "difference": f"{gap.mean:.4f}",

@@ -70,7 +70,7 @@ def test_the_table_beside_a_plan_is_that_of_the_kept_scores(collect, plan):
     comparison, _ = collect.compare_plan(plan)
     assert verdict(comparison) in shown
     for cell in comparison.cells:
-        start = f"| {collect.show_fraction(cell.label_fraction)} | {cell.method} |"
+        start = f"| {collect.labels(cell.label_fraction)} | {cell.method} |"
         line = next(line for line in shown.splitlines() if line.startswith(start))
         score = f"{cell.score.mean:.3f} ({cell.score.low:.3f} to {cell.score.high:.3f})"
         assert line.split(" | ")[2] == score

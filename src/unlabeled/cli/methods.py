@@ -14,7 +14,7 @@ from unlabeled.cli.options import describe
 from unlabeled.cli.render import console, counted, print_json
 from unlabeled.errors import OptionError
 from unlabeled.methods._outline import outline
-from unlabeled.methods._registry import find, slugs
+from unlabeled.methods._registry import brought, find, slugs
 from unlabeled.options import flag
 
 
@@ -43,13 +43,13 @@ def methods(
         Print JSON.
     """
     if slug is not None:
-        facts = _facts(card(slug), whole=True)
+        facts = _facts(slug, whole=True)
         if json_:
             print_json(facts)
         else:
             _show(facts)
         return 0
-    rows = [_facts(each) for each in cards().values()]
+    rows = [_facts(each) for each in dict.fromkeys([*cards(), *slugs()])]
     if category is not None:
         rows = _only(rows, "category", category, {str(row["category"]) for row in rows})
     if unit is not None:
@@ -69,12 +69,12 @@ def methods(
         learns = f"{row['unit']}, {_dims(row)}" if "unit" in row else ""
         table.add_row(
             row["slug"],
-            str(row["year"]),
+            str(row["year"] or ""),
             row["category"],
             learns,
             ", ".join(row.get("needs", ())) or ("nothing more" if learns else ""),
             ", ".join(row.get("carries", ())),
-            "yes" if row["runs"] else "not yet",
+            row.get("package", "yes") if row["runs"] else "not yet",
         )
     console().print(table)
     running = sum(row["runs"] for row in rows)
@@ -97,24 +97,43 @@ def _dims(facts: dict[str, Any]) -> str:
     return " and ".join(f"{dim}D" for dim in facts["dims"])
 
 
-def _facts(each: Card, *, whole: bool = False) -> dict[str, Any]:
+def _facts(slug: str, *, whole: bool = False) -> dict[str, Any]:
     """Collect what a card says; the method itself is imported only for the whole."""
-    facts: dict[str, Any] = {**asdict(each), "runs": each.slug in slugs()}
-    brief = outline(each.slug) if facts["runs"] else None
+    entry = brought(slug)
+    told = card(slug) if slug in cards() or slug not in slugs() else _without_card(slug)
+    facts: dict[str, Any] = {**asdict(told), "runs": slug in slugs()}
+    if entry is not None:
+        facts["package"] = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.module
+    brief = outline(slug) if facts["runs"] else None
     if brief is not None:
         facts |= asdict(brief)
     if whole and facts["runs"]:
-        kind = find(each.slug)
+        kind = find(slug)
         options = kind.options_class()
         facts |= {
             "unit": kind.needs.unit.value,
             "dims": list(kind.needs.dims),
             "makes": kind.makes,
-            "fidelity": dict(kind.quirks),
+            "quirks": dict(kind.quirks),
             "options": {name: getattr(options, name) for name in options.names()},
             "help": describe(kind.options_class),
         }
     return facts
+
+
+def _without_card(slug: str) -> Card:
+    """Stand in for the card of a method that is not in the catalogue."""
+    return Card(
+        slug=slug,
+        title="no paper of the catalogue",
+        year=0,
+        venue="",
+        category="",
+        modality="",
+        paper_links=(),
+        code_links=(),
+        lists="",
+    )
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -124,7 +143,9 @@ def _show(facts: dict[str, Any]) -> None:
         out.print(text, soft_wrap=True, markup=False)
 
     out.print(facts["slug"], style="bold", markup=False)
-    say(f"  {facts['title']} ({facts['venue']} {facts['year']})")
+    say(f"  {facts['title']}" + (f" ({facts['venue']} {facts['year']})" if facts["year"] else ""))
+    if "package" in facts:
+        say(f"  from the package {facts['package']}")
     for link in (*facts["paper_links"], *facts["code_links"]):
         say(f"  {link}")
     if not facts["runs"]:
@@ -142,7 +163,7 @@ def _show(facts: dict[str, Any]) -> None:
     for name, value in facts["options"].items():
         table.add_row(flag(name), _typed(value), Text(facts["help"].get(name, "")))
     out.print(table)
-    for name, text in facts["fidelity"].items():
+    for name, text in facts["quirks"].items():
         say(f"official quirk, mended by default: {name}: {text}")
     say(f"run it: unlabeled pretrain {facts['slug']} SCANS --out RUN")
 

@@ -238,7 +238,7 @@ def _list(chosen: list[Card]) -> None:
             VENUES[each.venue].short or each.venue if each.venue in VENUES else each.venue,
             NARROW.get(each.category, each.category),
             ", ".join(facts["fidelity"]) if facts["runs"] else "not yet",
-            facts["against_scratch"] or ("not measured" if facts["runs"] else ""),
+            facts["against_scratch"].replace(" in ", " ") or ("not measured" if facts["runs"] else ""),
         )
     if told:
         console().print(table)
