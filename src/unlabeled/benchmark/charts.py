@@ -12,15 +12,28 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from unlabeled.benchmark.drawing import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    SHORT,
+    TOP,
+    WIDTH,
+    Axis,
+    draw_chart,
+    draw_frame,
+    draw_mark,
+    draw_text,
+    numbers_below,
+)
 from unlabeled.benchmark.numbers import number_text
 from unlabeled.benchmark.statistics import Cell, Comparison, Fraction
 from unlabeled.benchmark.verdict import fraction_text, signed
 
 SERIES = 7  # colours in the style sheet beside the baseline's; further series repeat them
-_WIDTH, _HEIGHT = 520.0, 340.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 14.0, 64.0
 _DASHES = ("", "7 4", "2 4", "9 3 2 3", "12 4", "4 2", "1 3")
 _TICK_ROOM = 40.0  # least distance of two labels on the logarithmic axis
 
@@ -70,10 +83,10 @@ def in_order(fractions: Iterable[Fraction], counts: Mapping[Fraction, int]) -> t
 
 def line_chart(curve: Curve, name: str) -> Markup:
     """Draw lines; `name` makes the ids unique within the page."""
-    across = _Axis.over((x for s in curve.series for x in s.x), _LEFT, _WIDTH - _RIGHT, 6)
+    across = Axis.over((x for s in curve.series for x in s.x), LEFT, WIDTH - RIGHT, 6)
     ends = (v for s in curve.series for v in (*s.y, *s.low, *s.high))
-    up = _Axis.over(ends, _HEIGHT - _BOTTOM, _TOP, 5)
-    parts = [_frame(up, curve.y_label), _numbers_below(across, curve.x_label)]
+    up = Axis.over(ends, HEIGHT - BOTTOM, TOP, 5)
+    parts = [draw_frame(up, curve.y_label), numbers_below(across, curve.x_label)]
     for number, series in enumerate(curve.series):
         kept = [place for place, y in enumerate(series.y) if math.isfinite(y)]
         band = Markup()
@@ -94,7 +107,7 @@ def line_chart(curve: Curve, name: str) -> Markup:
         )
         dot = Markup()
         if len(spots) == 1:  # a line of one point would not be seen
-            dot = _mark(*spots[0], number, series.colour)
+            dot = draw_mark(*spots[0], number, series.colour)
         parts.append(
             Markup('<g class="series" data-method="{}"><title>{}</title>{}{}{}</g>').format(
                 series.method, series.name, band, line, dot
@@ -104,7 +117,7 @@ def line_chart(curve: Curve, name: str) -> Markup:
         f"{curve.y_label} over {curve.x_label}; lines: {', '.join(s.name for s in curve.series)}. "
         "The table under the chart holds the numbers."
     )
-    return _svg(parts, name, curve.title, about, kind="lines")
+    return draw_chart(parts, name, curve.title, about, kind="lines")
 
 
 def score_chart(
@@ -134,16 +147,19 @@ def score_chart(
     methods = comparison.methods
     colours = colour_of(methods)
     ends = [v for c in comparison.cells for v in (c.score.mean, c.score.low, c.score.high)]
-    up = _Axis.over(ends, _HEIGHT - _BOTTOM, _TOP, 5)
-    room = (_WIDTH - _RIGHT - _LEFT) / max(len(fractions), 1)
-    by_place = {f: _LEFT + room * (place + 0.5) for place, f in enumerate(fractions)}
+    up = Axis.over(ends, HEIGHT - BOTTOM, TOP, 5)
+    room = (WIDTH - RIGHT - LEFT) / max(len(fractions), 1)
+    by_place = {f: LEFT + room * (place + 0.5) for place, f in enumerate(fractions)}
     by_log = _logarithmic(fractions, counts)
-    parts = [_frame(up, label or comparison.metric), _fractions_below(by_place, counts, "by-place")]
+    parts = [
+        draw_frame(up, label or comparison.metric),
+        _fractions_below(by_place, counts, "by-place"),
+    ]
     if by_log:
         parts.append(_fractions_below(by_log, counts, "by-log off"))
     counted = any(isinstance(fraction, int) for fraction in fractions) or bool(counts)
     told = f"{'labelled subjects' if counted else 'share of the labels'} used for fine-tuning"
-    parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 8, told, "middle", "axis"))
+    parts.append(draw_text((LEFT + WIDTH) / 2, HEIGHT - 7, told, "middle", "axis"))
     step = min(22.0, 0.7 * room / max(len(methods), 1))
     near = min(step, 7.0)  # on the logarithmic axis, where points stand closer
     size = min(1.0, max(0.5, step / 11))
@@ -170,7 +186,7 @@ def score_chart(
         )
     title = f"{label or comparison.metric} by method and label fraction"
     about = f"{title}, with 95 % intervals; the table below holds the same numbers."
-    return _svg([*parts, *lines, *points], name, title, about, kind="scores")
+    return draw_chart([*parts, *lines, *points], name, title, about, kind="scores")
 
 
 def difference_chart(
@@ -189,26 +205,28 @@ def difference_chart(
     groups = len({cell.label_fraction for cell, _ in tested})
     colours, order = colour_of(comparison.methods), comparison.methods
     row, heading = 36.0, 38.0
-    height = _TOP + _BOTTOM + row * max(len(tested), 1) + heading * groups
+    height = TOP + SHORT + row * max(len(tested), 1) + heading * groups
     bounds = [v for _, d in tested for v in (d.interval.mean, d.interval.low, d.interval.high)]
-    across = _Axis.over([0.0, *bounds], 24.0, _WIDTH - 24.0, 5)
-    foot = height - _BOTTOM
+    across = Axis.over([0.0, *bounds], 24.0, WIDTH - 24.0, 5)
+    foot = height - SHORT
     parts = [
         Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{:.1f}"/>').format(
-            "zero" if tick == 0 else "grid", across.at(tick), across.at(tick), _TOP, foot
+            "zero" if tick == 0 else "grid", across.at(tick), across.at(tick), TOP, foot
         )
         for tick in across.ticks
     ]
     for tick in across.ticks:
         text = "0" if tick == 0 else f"{tick:+g}".replace("-", "\N{MINUS SIGN}")
-        parts.append(_text(across.at(tick), foot + 20, text, "middle"))
+        anchor = {across.ticks[0]: "start", across.ticks[-1]: "end"}.get(tick, "middle")
+        edge = {"start": 2.0, "end": WIDTH - 2.0}.get(anchor, across.at(tick))
+        parts.append(draw_text(edge, foot + 20, text, anchor))
     side = "right" if comparison.higher_is_better else "left"
-    parts.append(_text(_WIDTH / 2, height - 8, f"better: {side} of 0", "middle", "axis"))
-    y, last = _TOP, None
+    parts.append(draw_text(WIDTH / 2, foot + 44, f"better: {side} of 0", "middle", "axis"))
+    y, last = TOP, None
     for cell, difference in tested:
         if cell.label_fraction != last:
             y, last = y + heading, cell.label_fraction
-            parts.append(_text(10.0, y - 8, fraction_text(last), "start", "axis group"))
+            parts.append(draw_text(10.0, y - 8, fraction_text(last), "start", "axis group"))
         y, interval = y + row, difference.interval
         shown = names.get(cell.method, cell.method)
         about = (
@@ -226,18 +244,18 @@ def difference_chart(
                 'transform="translate({:.1f} {:.1f})"><title>{}</title>{}{}</g></g>'
             ).format(
                 cell.method,
-                _text(10.0, y - 15, shown, "start"),
+                draw_text(10.0, y - 15, shown, "start"),
                 cell.method,
                 x,
                 y - 5,
                 about,
                 whisker,
-                _mark(0, 0, number, colour),
+                draw_mark(0, 0, number, colour),
             )
         )
     title = f"Difference in {label or comparison.metric} to {comparison.baseline}"
     about = f"{title}, paired, with 95 % intervals; better: {side} of 0. The table below holds the same numbers."
-    return _svg(parts, name, title, about, height, kind="differences")
+    return draw_chart(parts, name, title, about, height, kind="differences")
 
 
 def legend(names: Mapping[str, str], colours: Sequence[int], *, marks: bool) -> Markup:
@@ -246,12 +264,14 @@ def legend(names: Mapping[str, str], colours: Sequence[int], *, marks: bool) -> 
     for number, ((method, name), colour) in enumerate(zip(names.items(), colours, strict=True)):
         dash = _DASHES[number % len(_DASHES)]
         line = Markup('<line class="line c{}" x1="1" x2="33" y1="8" y2="8" stroke-dasharray="{}"/>')
-        drawn = line.format(colour, dash) + (_mark(17, 8, number, colour) if marks else Markup())
+        drawn = line.format(colour, dash) + (
+            draw_mark(17, 8, number, colour) if marks else Markup()
+        )
         key = Markup('<svg class="key" viewBox="0 0 34 16" aria-hidden="true">{}</svg>').format(
             drawn
         )
         items.append(Markup('<li data-method="{}">{}{}</li>').format(method, key, name))
-    return Markup('<ul class="legend">{}</ul>').format(Markup().join(items))
+    return Markup('<ul class="legend">{}</ul>').format(Markup().join(items)) if items else Markup()
 
 
 def _logarithmic(
@@ -267,7 +287,7 @@ def _logarithmic(
     if len(set(sizes.values())) < 2 or min(sizes.values()) <= 0:
         return {}
     low, high = math.log(min(sizes.values())), math.log(max(sizes.values()))
-    start, stop = _LEFT + 44.0, _WIDTH - _RIGHT - 44.0
+    start, stop = LEFT + 44.0, WIDTH - RIGHT - 44.0
     return {
         f: start + (math.log(s) - low) / (high - low) * (stop - start) for f, s in sizes.items()
     }
@@ -277,15 +297,15 @@ def _fractions_below(
     places: Mapping[Fraction, float], counts: Mapping[Fraction, int], kind: str
 ) -> Markup:
     """Write the label fractions under the axis, a share's number of subjects below it."""
-    foot, parts, last = _HEIGHT - _BOTTOM, [], -math.inf
+    foot, parts, last = HEIGHT - BOTTOM, [], -math.inf
     for fraction, x in sorted(places.items(), key=lambda pair: pair[1]):
         if x - last < _TICK_ROOM:
             continue
         last = x
         text = f"{fraction}" if isinstance(fraction, int) else f"{100 * fraction:.3g} %"
-        parts.append(_text(x, foot + 20, "all" if text == "100 %" else text, "middle"))
+        parts.append(draw_text(x, foot + 20, "all" if text == "100 %" else text, "middle"))
         if not isinstance(fraction, int) and fraction in counts:
-            parts.append(_text(x, foot + 38, f"({counts[fraction]})", "middle"))
+            parts.append(draw_text(x, foot + 39, f"({counts[fraction]})", "middle"))
     return Markup('<g class="{}">{}</g>').format(kind, Markup().join(parts))
 
 
@@ -301,7 +321,7 @@ def _point(
     cell: Cell,
     places: tuple[float, float],
     y: float,
-    up: _Axis,
+    up: Axis,
     number: int,
     colour: int,
     about: str,
@@ -320,103 +340,5 @@ def _point(
         y,
         about,
         whisker.format(colour, low, high),
-        _mark(0, 0, number, colour, size),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A linear axis: values to pixels, with round ticks."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def over(cls, values: Iterable[float], start: float, stop: float, count: int) -> _Axis:
-        finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-        low, high = min(finite), max(finite)
-        if high - low < 1e-12:
-            low, high = low - 0.5, high + 0.5
-        rough = (high - low) / count
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * (1 - 1e-9))
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        ticks = tuple(round(step * i, 12) + 0.0 for i in range(first, last + 1))
-        return cls(ticks[0], ticks[-1], start, stop, ticks)
-
-    def at(self, value: float) -> float:
-        inside = min(max(value, self.low), self.high)
-        return self.start + (inside - self.low) / (self.high - self.low) * (self.stop - self.start)
-
-
-def _frame(up: _Axis, label: str) -> Markup:
-    parts = []
-    for tick in up.ticks:
-        y = up.at(tick)
-        line = Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>')
-        parts += [
-            line.format(_LEFT, _WIDTH - _RIGHT, y, y),
-            _text(_LEFT - 8, y + 4.5, f"{tick:g}".replace("-", "\N{MINUS SIGN}"), "end"),
-        ]
-    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-    turned = Markup(
-        '<text class="axis" text-anchor="middle" transform="translate(17 {:.1f}) rotate(-90)">{}</text>'
-    )
-    return Markup().join([*parts, turned.format(middle, label)])
-
-
-def _numbers_below(across: _Axis, label: str) -> Markup:
-    foot = _HEIGHT - _BOTTOM
-    parts = [
-        _text(
-            across.at(tick),
-            foot + 20,
-            f"{tick:g}",
-            "end" if across.at(tick) > _WIDTH - _RIGHT - 12 else "middle",
-        )
-        for tick in across.ticks
-    ]
-    return Markup().join(
-        [*parts, _text((_LEFT + _WIDTH) / 2, _HEIGHT - 8, label, "middle", "axis")]
-    )
-
-
-def _mark(x: float, y: float, shape: int, colour: int, size: float = 1.0) -> Markup:
-    """Draw a circle, square, diamond or triangle, so that colour is not the only difference."""
-    corners = (
-        None,
-        ((-5, -5), (5, -5), (5, 5), (-5, 5)),
-        ((0, -7), (7, 0), (0, 7), (-7, 0)),
-        ((0, -7), (6.5, 5), (-6.5, 5)),
-    )[shape % 4]
-    if corners is None:
-        made = Markup('<circle class="mark c{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>')
-        return made.format(colour, x, y, 5.5 * size)
-    points = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in corners)
-    return Markup('<polygon class="mark c{}" points="{}"/>').format(colour, points)
-
-
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
-    made = Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
-    return made.format(kind, x, y, anchor, text)
-
-
-def _svg(
-    parts: Sequence[Markup],
-    name: str,
-    title: str,
-    about: str,
-    height: float = _HEIGHT,
-    kind: str = "",
-) -> Markup:
-    made = Markup(
-        '<svg class="chart {}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-labelledby="{}-title {}-about">'
-        '<title id="{}-title">{}</title><desc id="{}-about">{}</desc>{}</svg>'
-    )
-    where = escape(name)
-    return made.format(
-        kind, _WIDTH, height, where, where, where, title, where, about, Markup().join(parts)
+        draw_mark(0, 0, number, colour, size),
     )

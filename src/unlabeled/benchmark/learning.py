@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,16 @@ def curves_of(plan: Plan, out: Path, names: Mapping[str, str]) -> tuple[Curve, .
     curves = []
     for slug in plan.methods:
         called = names.get(slug, slug)
-        rows = RunFolder(out / f"pretrain-{slug}").read_log()
-        curves += loss_curves(rows, called, colours[slug])
+        rows = log_rows(out / f"pretrain-{slug}")
+        main = ("loss",) if any("loss" in row for row in rows) else loss_names(rows)[:1]
+        curves += loss_curves(rows, called, colours[slug], names=main)
         curves += score_curves(rows, called, slug, colours[slug])
     what = held_out_name(plan, out)
     for fraction in plan.fractions:
         lines = []
         for method in (SCRATCH, *plan.methods):
             runs = [place_of(plan, Cell(method, fraction, seed), out) for seed in range(plan.seeds)]
-            found = [points for run in runs if (points := held_out(RunFolder(run).read_log())[1])]
+            found = [points for run in runs if (points := held_out(log_rows(run))[1])]
             if found:
                 lines.append(_over_seeds(names.get(method, method), method, found, colours[method]))
         if lines:
@@ -58,19 +61,39 @@ def curves_of(plan: Plan, out: Path, names: Mapping[str, str]) -> tuple[Curve, .
     return tuple(curves)
 
 
-def loss_curves(rows: Sequence[Mapping[str, Any]], called: str, colour: int) -> list[Curve]:
-    """Draw the training loss, one chart a phase."""
+def log_rows(run: Path) -> list[dict[str, Any]]:
+    """Read the log of a run, also of one that is writing a line at this moment."""
+    path = RunFolder(run).log_path
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and "phase" in row]
+
+
+def loss_names(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Name everything that is logged of the training's losses: they come before the learning rate."""
+    names: dict[str, None] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name == "lr" or name.startswith("lr "):
+                break
+            if name not in ("phase", "epoch", "step", "total") and isinstance(value, float | int):
+                names[name] = None
+    return tuple(names)
+
+
+def loss_curves(
+    rows: Sequence[Mapping[str, Any]], called: str, colour: int, *, names: Sequence[str] = ("loss",)
+) -> list[Curve]:
+    """Draw training losses, one chart a name and phase; `called` stands before each title."""
     curves = []
-    for phase in dict.fromkeys(row["phase"] for row in rows if "loss" in row):
-        points = [
-            (float(row["total"]), float(row["loss"]))
-            for row in rows
-            if row["phase"] == phase and "loss" in row
-        ]
-        title = f"{called}: training loss" + (
-            "" if phase in ("pretrain", "finetune") else f", {phase}"
-        )
-        curves.append(Curve(title, "step", "loss", (_series("training", points, colour),)))
+    for name, phase in dict.fromkeys((n, row["phase"]) for n in names for row in rows if n in row):
+        points = points_of([row for row in rows if row["phase"] == phase], name)
+        title = _titled(called, f"training {name}", phase)
+        curves.append(Curve(title, "step", name, (series_of("training", points, colour),)))
     return curves
 
 
@@ -82,17 +105,32 @@ def score_curves(
     curves = []
     for phase in dict.fromkeys(row["phase"] for row in rows if "held_out" in row):
         there = [row for row in rows_with_steps(rows) if row["phase"] == phase]
-        points = _named(there, monitor.name)
+        name, guessing, note = monitor.name, monitor.chance or "", ""
+        if any(name in row["held_out"] for row in there):
+            note = f"{'Higher' if monitor.better == 'higher' else 'Lower'} is better."
+        else:  # a phase that is scored in its own way
+            names = list(dict.fromkeys(name for row in there for name in row["held_out"]))
+            name = next(iter(names), "")
+            guessing = next((each for each in names if "chance" in each), "")
+        points, chance = _named(there, name), _named(there, guessing)
         if not points:
             continue
-        lines = [_series("held-out scans", points, colour)]
-        chance = _named(there, monitor.chance or "")
+        lines = [series_of("held-out scans", points, colour)]
         if chance:
-            lines.append(_series(f"{monitor.chance} (knowing nothing)", chance, 0))
-        title = f"{called}: pretext score" + ("" if phase == "pretrain" else f", {phase}")
-        note = f"{'Higher' if monitor.better == 'higher' else 'Lower'} is better."
-        curves.append(Curve(title, "step", monitor.name.replace("_", " "), tuple(lines), note))
+            lines.append(series_of(f"{guessing.replace('_', ' ')} (knowing nothing)", chance, 0))
+        title = _titled(called, "pretext score", phase)
+        curves.append(Curve(title, "step", name.replace("_", " "), tuple(lines), note))
     return curves
+
+
+def _titled(called: str, what: str, phase: str) -> str:
+    """Write a chart's title: whose it is, what it shows, and the phase where that says anything.
+
+    >>> _titled("c2l", "training loss", "pretrain"), _titled("", "training loss", "local")
+    ('c2l: training loss', 'Training loss, local')
+    """
+    title = f"{called}: {what}" if called else what.capitalize()
+    return title if phase in ("pretrain", "finetune") else f"{title}, {phase}"
 
 
 def rows_with_steps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -117,7 +155,7 @@ def held_out(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Points]:
 def held_out_name(plan: Plan, out: Path) -> str:
     """Name the validation score of a plan's fine-tunings."""
     for cell in plan.cells:
-        name, points = held_out(RunFolder(place_of(plan, cell, out)).read_log())
+        name, points = held_out(log_rows(place_of(plan, cell, out)))
         if points:
             return {"dice": "Dice"}.get(name, name)
     return ""
@@ -135,7 +173,14 @@ def _named(rows: Sequence[Mapping[str, Any]], name: str) -> Points:
     return [(float(x), float(y)) for x, y in found if y is not None and math.isfinite(float(y))]
 
 
-def _series(name: str, points: Points, colour: int) -> Series:
+def points_of(rows: Sequence[Mapping[str, Any]], name: str) -> Points:
+    """Give a logged value by step, where it is finite."""
+    found = [(float(row["total"]), float(row[name])) for row in rows if name in row]
+    return [(x, y) for x, y in found if math.isfinite(y)]
+
+
+def series_of(name: str, points: Points, colour: int) -> Series:
+    """Make a line of points, thinned out."""
     kept = thinned(points)
     xs, ys = zip(*kept, strict=True) if kept else ((), ())
     return Series(name, tuple(xs), tuple(ys), colour=colour)

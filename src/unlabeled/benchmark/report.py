@@ -312,9 +312,10 @@ def _key(methods: tuple[str, ...], names: Mapping[str, str]) -> Markup:
 
 def draw_curve(curve: Curve, name: str) -> dict[str, Any]:
     """Draw one learning curve and thin its points out for the table beside it."""
+    alone = len(curve.series) < 2 and not any(s.method for s in curve.series)
     key = legend(
-        {s.method or s.name: s.name for s in curve.series},
-        [s.colour for s in curve.series],
+        {} if alone else {s.method or s.name: s.name for s in curve.series},
+        [] if alone else [s.colour for s in curve.series],
         marks=False,
     )
     tables = []

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import json
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from unlabeled.benchmark.charts import in_order
 from unlabeled.benchmark.examples import find_examples
 from unlabeled.benchmark.learning import curves_of
 from unlabeled.benchmark.measures import Measured, compare_measures
-from unlabeled.benchmark.page import Command, Picture
-from unlabeled.benchmark.pictures import shrink
+from unlabeled.benchmark.page import Command
 from unlabeled.benchmark.plan import SCRATCH, Cell, Outcome, Plan, as_fraction, place_of
-from unlabeled.benchmark.report import Cost, MethodCard, Missing, Pretext, ReportData, write_report
+from unlabeled.benchmark.report import Cost, Missing, Pretext, ReportData, write_report
+from unlabeled.benchmark.sources import (
+    card_of,
+    environment_of,
+    previews_of,
+    quarantine_of,
+    read_facts,
+    read_options,
+)
 from unlabeled.benchmark.statistics import Fraction
 from unlabeled.benchmark.verdict import fraction_text
-from unlabeled.catalogue import cards
 from unlabeled.errors import UnlabeledError
 from unlabeled.methods._registry import find
 from unlabeled.nn.weights import read_weights
-from unlabeled.training.log import RunFolder
 
 REPORT = "report.html"
 _GOALS: Mapping[str, str] = {
@@ -108,7 +110,7 @@ def report_of(
         quarantine=_quarantine([*runs, *([cell] if cell else [])]),
         methods=tuple(card_of(slug, out / f"pretrain-{slug}") for slug in plan.methods),
         finetuning=_finetuning(plan, cell),
-        environment=environment_of(next((run for run in runs if _facts(run)), cell)),
+        environment=environment_of(next((run for run in runs if read_facts(run)), cell)),
         reproduce=_reproduce(plan, out),
         next_steps=_next_steps(plan, measured),
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -133,7 +135,7 @@ def label_counts(plan: Plan, out: Path) -> dict[Fraction, int]:
     """Count the labelled subjects that each label fraction came to."""
     counts: dict[Fraction, int] = {}
     for cell in plan.cells:
-        trained = _facts(place_of(plan, cell, out)).get("subjects", {})
+        trained = read_facts(place_of(plan, cell, out)).get("subjects", {})
         if isinstance(trained, dict) and "train" in trained:
             counts.setdefault(as_fraction(cell.fraction), int(trained["train"]))
     return counts
@@ -154,7 +156,7 @@ def missing_of(plan: Plan, outcome: Outcome, out: Path) -> tuple[Missing, ...]:
         if pretraining in outcome.failed:
             found.append(Missing(cell.name, "its pretraining failed"))
             continue
-        reason = str(_facts(place_of(plan, cell, out)).get("exit_reason", "has not run yet"))
+        reason = str(read_facts(place_of(plan, cell, out)).get("exit_reason", "has not run yet"))
         found.append(
             Missing(cell.name, "is running or was cut off" if reason == "running" else reason)
         )
@@ -167,97 +169,10 @@ def pretext_of(slug: str, out: Path) -> Pretext:
     return Pretext(slug, about, previews_of(out / f"pretrain-{slug}", slug))
 
 
-def previews_of(run: Path, called: str, most: int = 3) -> tuple[Picture, ...]:
-    """Choose panels of a pretraining, evenly over its steps, the first and the last among them."""
-    found = sorted(RunFolder(run).previews.glob("*.png"))
-    if not found:
-        return ()
-    last = len(found) - 1
-    places = sorted({round(last * i / max(1, most - 1)) for i in range(most)})
-    pictures = []
-    for place in places:
-        step = found[place].stem.rsplit("step", 1)[-1].lstrip("0") or "0"
-        told = f"The pretext task of {called} after {step} steps, on held-out scans"
-        pictures.append(Picture(shrink(found[place].read_bytes()), told, f"after {step} steps"))
-    return tuple(pictures)
-
-
-def card_of(slug: str, run: Path) -> MethodCard:
-    """Say what a method is, with the options that it ran with."""
-    card = cards().get(slug)
-    own = find(slug).options_class.names()
-    facts = _facts(run)
-    return MethodCard(
-        slug=slug,
-        title=card.title if card else slug,
-        citation=f"{card.venue} {card.year}" if card else "",
-        bibtex=bibtex(slug),
-        options={n: v for n, v in read_options(run).items() if n in own},
-        notes=tuple(str(line) for line in facts.get("loaded") or ()),
-        links=card.paper_links if card else (),
-    )
-
-
-def read_options(run: Path) -> dict[str, str]:
-    """Read the options of a run as text; empty where there is none."""
-    try:
-        return {n: json.dumps(v) for n, v in RunFolder(run).read_options().items()}
-    except UnlabeledError:
-        return {}
-
-
-def environment_of(run: Path | None) -> dict[str, str]:
-    """Collect versions, device, seed and fingerprint of a run."""
-    facts = _facts(run) if run else {}
-    if not facts:
-        return {}
-    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    many = (
-        f"{facts['devices']} \N{MULTIPLICATION SIGN} " if int(facts.get("devices", 1)) > 1 else ""
-    )
-    return {
-        "Unlabeled": f"{facts['unlabeled']} {facts['git']}".strip(),
-        "Device": f"{many}{facts['device']}, {facts['precision']}, {facts['threads']} threads",
-        "Python": str(facts["python"]),
-        "Packages": packages,
-        "Data fingerprint": str(facts["data"]),
-        "Seed": str(facts["seed"]),
-    }
-
-
-def quarantine_of(run: Path) -> dict[str, int]:
-    """Count the files that a run left out, by reason."""
-    path = run / "quarantine.csv"
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return dict(Counter(row["reason"] for row in csv.DictReader(file)))
-
-
-def bibtex(slug: str) -> str:
-    """Write a paper's BibTeX entry; empty for a method without a card."""
-    card = cards().get(slug)
-    if card is None:
-        return ""
-    key = slug.replace("-", "")
-    lines = [f"@misc{{{key}{card.year},", f"  title = {{{card.title}}},"]
-    lines += [f"  howpublished = {{{card.venue}}},", f"  year = {{{card.year}}},"]
-    if card.paper_links:
-        lines.append(f"  url = {{{card.paper_links[0]}}},")
-    return "\n".join([*lines, "}"])
-
-
-def _facts(run: Path) -> dict[str, Any]:
-    try:
-        return RunFolder(run).read_facts()
-    except UnlabeledError:
-        return {}
-
-
 def _first_run(plan: Plan, out: Path) -> Path | None:
     """Find the first fine-tuning that has finished."""
     places = (place_of(plan, cell, out) for cell in plan.cells)
-    return next((run for run in places if _facts(run).get("finished")), None)
+    return next((run for run in places if read_facts(run).get("finished")), None)
 
 
 def _unit(plan: Plan, out: Path) -> str:
@@ -271,11 +186,11 @@ def _unit(plan: Plan, out: Path) -> str:
 
 def _done(plan: Plan, out: Path, counts: Mapping[Fraction, int]) -> tuple[str, ...]:
     """Tell in plain words what was done."""
-    learnt = [_facts(out / f"pretrain-{slug}") for slug in plan.methods]
+    learnt = [read_facts(out / f"pretrain-{slug}") for slug in plan.methods]
     scans = max((int(facts.get("scans", 0)) for facts in learnt), default=0)
     sizes = [_labels_text(f, counts) for f in in_order(map(as_fraction, plan.fractions), counts)]
     starts = f"{plan.seeds} random starts" if plan.seeds > 1 else "one random start"
-    subjects = _facts(_first_run(plan, out) or Path()).get("subjects", {})
+    subjects = read_facts(_first_run(plan, out) or Path()).get("subjects", {})
     tested = subjects.get(plan.part) if isinstance(subjects, dict) else None
     methods = _listed(list(plan.methods))
     told = []
@@ -357,12 +272,12 @@ def _data(plan: Plan, out: Path) -> dict[str, str]:
     """Sum up the scans: how many, of what, with which voxels."""
     facts: dict[str, str] = {}
     for slug in plan.methods:
-        told = _facts(out / f"pretrain-{slug}")
+        told = read_facts(out / f"pretrain-{slug}")
         if told and "Unlabelled scans" not in facts:
             facts["Unlabelled scans"] = f"{told['scans']} of {told['subjects']} subjects"
             facts |= _grid(out / f"pretrain-{slug}")
     run = _first_run(plan, out)
-    told = _facts(run) if run else {}
+    told = read_facts(run) if run else {}
     if run and told:
         counts = told["subjects"]
         facts["Labelled subjects"] = (

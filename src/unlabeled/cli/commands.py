@@ -54,6 +54,11 @@ COMMANDS = {
         "List the methods, or show one method's card.",
         "unlabeled methods SLUG",
     ),
+    "report": Command(
+        "unlabeled.cli.report:report",
+        "Write the page of a run, or of a comparison again.",
+        "unlabeled report RUN",
+    ),
     "papers": Command(
         "unlabeled.cli.papers:app",
         "List the papers of both reading lists with what was measured, or check added ones.",
