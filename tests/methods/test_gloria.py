@@ -537,7 +537,7 @@ def test_small_scale_proof_on_shapes(tmp_path: Path, proof):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_without_the_signal_the_bar_is_missed(tmp_path: Path, proof):
+def test_small_scale_proof_fails_without_the_signal(tmp_path: Path, proof):
     """With the reports of other pictures nothing is found; without the local loss words do not point."""
     manifest = write_shapes(tmp_path, 500, most=2)
     _, whole = learn(tmp_path / "global", manifest, 150, local_weight=0.0)
@@ -566,7 +566,7 @@ def test_without_the_signal_the_bar_is_missed(tmp_path: Path, proof):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_real_radiographs_and_notes(shared_data: Path, tmp_path: Path, proof):
+def test_small_scale_proof_on_real_radiographs(shared_data: Path, tmp_path: Path, proof):
     """25 pairs are too few to learn from: their own loss falls, and what 7 others give is recorded as it is."""
     manifest = notes(shared_data, tmp_path)
     options = {**LEARNS, "image_size": 96, "patch_size": (80, 80), "words": 40, "batch_size": 12}
