@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +29,8 @@ class Measure:
         Of its values; empty for shares.
     about
         What it is, in a few words for people who do not know it.
+    bounds
+        Least and largest value that it can have.
     """
 
     column: str
@@ -36,14 +38,23 @@ class Measure:
     higher_is_better: bool = True
     unit: str = ""
     about: str = ""
+    bounds: tuple[float, float] = (0.0, 1.0)
 
 
+_FROM_0 = (0.0, math.inf)
 _MASKS = (
     Measure("dice", "Dice", about="overlap of prediction and truth, 0 to 1"),
     Measure(
         "nsd", "NSD", about="share of the surface that lies within the tolerance of the true one"
     ),
-    Measure("hd95", "HD95", False, "mm", "95th percentile of the distance between the surfaces"),
+    Measure(
+        "hd95",
+        "HD95",
+        False,
+        "mm",
+        "95th percentile of the distance between the surfaces",
+        _FROM_0,
+    ),
 )
 _CLASSES = (Measure("correct", "accuracy", about="share of scans whose class is right"),)
 
@@ -64,7 +75,11 @@ MEASURES: Mapping[TaskName, tuple[Measure, ...]] = MappingProxyType(
         "zero-shot": _CLASSES,
         "regress": (
             Measure(
-                "absolute error", "absolute error", False, about="distance of the estimate to truth"
+                "absolute error",
+                "absolute error",
+                False,
+                about="distance of the estimate to truth",
+                bounds=_FROM_0,
             ),
         ),
     }
@@ -119,13 +134,7 @@ def compare_measures(
     for measure in MEASURES[task]:
         if not any(measure.column in row for row in outcome.rows):
             continue
-        shown = Measure(
-            measure.column,
-            measure.title,
-            measure.higher_is_better,
-            (unit or measure.unit) if measure.unit else "",
-            measure.about,
-        )
+        shown = replace(measure, unit=(unit or measure.unit) if measure.unit else "")
         for of in ("", *(named if len(named) > 1 else ())):
             scores = scores_of(outcome.rows, measure.column, of)
             kept, left_out = complete_scores(scores)
@@ -134,6 +143,7 @@ def compare_measures(
                     kept,
                     metric=measure.title,
                     higher_is_better=measure.higher_is_better,
+                    bounds=measure.bounds,
                     seed=seed,
                 )
                 found.append(Measured(shown, of, comparison, left_out))

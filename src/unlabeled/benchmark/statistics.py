@@ -15,6 +15,9 @@ p value
     degrees of freedom.  (a) does not lean on normality, (b) does not forget that few seeds were run.
 Several comparisons
     Holm's correction over all comparisons with scratch of the plan.
+Bounds
+    An interval of a metric that has a range lies within it (Dice in [0, 1], a difference of two in [-1, 1]): the part outside
+    is cut off, which loses no coverage.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ LEVEL = 0.95
 _FLIPS = 10_000
 _EXACT_SUBJECTS = 12
 Fraction = float | int
+UNBOUNDED = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ def compare_scores(
     metric: str = "Dice",
     baseline: str = "scratch",
     higher_is_better: bool = True,
+    bounds: tuple[float, float] = UNBOUNDED,
     resamples: int = 4000,
     seed: int = 0,
 ) -> Comparison:
@@ -138,6 +143,8 @@ def compare_scores(
         The method that all others are compared with.
     higher_is_better
         Whether more of the metric is good.
+    bounds
+        Least and largest value that the metric can have.
     resamples
         Bootstrap samples.
     seed
@@ -161,7 +168,7 @@ def compare_scores(
         for fraction in sorted(fraction for name, fraction in tables if name == method):
             seeds, subjects, values = tables[method, fraction]
             drawn = places.derive(seed, "bootstrap", str(fraction))
-            score = crossed_interval(values, resamples=resamples, seed=drawn)
+            score = within(crossed_interval(values, resamples=resamples, seed=drawn), bounds)
             cell = Cell(method, fraction, len(seeds), len(subjects), score)
             if method != baseline and (baseline, fraction) in tables:
                 same = tables[baseline, fraction]
@@ -171,7 +178,8 @@ def compare_scores(
                         "Run both with the same --seeds and the same test subjects, so that they can be paired.",
                     )
                 paired = values - same[2]
-                interval = crossed_interval(paired, resamples=resamples, seed=drawn)
+                found = crossed_interval(paired, resamples=resamples, seed=drawn)
+                interval = within(found, (bounds[0] - bounds[1], bounds[1] - bounds[0]))
                 p = p_value(paired, seed=drawn)
                 cell = replace(cell, difference=Difference(interval, p, p))
             cells.append(cell)
@@ -221,6 +229,16 @@ def crossed_interval(
     half = (high - low) / 2
     stretch = max(1.0, float(wanted / half)) if half > 0 else 1.0
     return Interval(mean, mean + stretch * float(low), mean + stretch * float(high))
+
+
+def within(interval: Interval, bounds: tuple[float, float]) -> Interval:
+    """Cut off what of an interval lies outside the range that its mean can have.
+
+    >>> within(Interval(0.9, 0.7, 1.1), (0.0, 1.0))
+    Interval(mean=0.9, low=0.7, high=1.0)
+    """
+    low, high = bounds
+    return Interval(interval.mean, max(interval.low, low), min(interval.high, high))
 
 
 def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:
