@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from unlabeled.benchmark.compare import compare
     from unlabeled.methods._registry import slugs as list_methods
     from unlabeled.nn.weights import load_encoder
     from unlabeled.training.estimate import estimate
@@ -21,9 +22,19 @@ if TYPE_CHECKING:
     from unlabeled.transfer.predict import predict
     from unlabeled.transfer.probe import probe
 
-__all__ = ["estimate", "finetune", "list_methods", "load_encoder", "predict", "pretrain", "probe"]
+__all__ = [
+    "compare",
+    "estimate",
+    "finetune",
+    "list_methods",
+    "load_encoder",
+    "predict",
+    "pretrain",
+    "probe",
+]
 
 _PLACES = {
+    "compare": ("unlabeled.benchmark.compare", "compare"),
     "estimate": ("unlabeled.training.estimate", "estimate"),
     "finetune": ("unlabeled.transfer.finetune", "finetune"),
     "list_methods": ("unlabeled.methods._registry", "slugs"),

@@ -98,6 +98,10 @@ class Done:
 class Engine(Protocol):
     """Whatever performs jobs: each once, a cell after the pretraining that it starts from."""
 
+    @property
+    def places(self) -> int:
+        """How many jobs it does at a time."""
+
     def run(
         self, plan: Plan, jobs: tuple[Job, ...], out: Path, cache: Path | None
     ) -> Iterator[Done]:
@@ -112,6 +116,8 @@ class Engine(Protocol):
 
 class Here:
     """Performs one job after the other in this process."""
+
+    places = 1
 
     def run(
         self, plan: Plan, jobs: tuple[Job, ...], out: Path, cache: Path | None

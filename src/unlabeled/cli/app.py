@@ -45,6 +45,10 @@ def make_app(arguments: Sequence[str]) -> App:
             from unlabeled.cli.finetune import finetune_command
 
             app.command(finetune_command(arguments), name=name)
+        elif name == typed and name == "compare":
+            from unlabeled.cli.compare import compare_command
+
+            app.command(compare_command(arguments), name=name)
         elif name == typed:
             app.command(place, name=name)
         else:  # listed, not imported

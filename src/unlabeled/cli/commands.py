@@ -44,20 +44,25 @@ COMMANDS = {
         "Predict masks on each scan's own grid, or classes as CSV.",
         "unlabeled predict RUN SCANS --out DIR",
     ),
+    "compare": Command(
+        "unlabeled.cli.compare:compare_command",
+        "Compare methods with training from scratch, at every label fraction, with statistics.",
+        "unlabeled compare SCANS LABELLED --methods SLUG,SLUG --out DIR",
+    ),
     "export": Command(
         "unlabeled.cli.export:export",
         "Write the encoder of a run for nnU-Net, MONAI, timm, safetensors or ONNX.",
         "unlabeled export RUN --to nnunet --out FILE",
     ),
-    "methods": Command(
-        "unlabeled.cli.methods:methods",
-        "List the methods, or show one method's card.",
-        "unlabeled methods SLUG",
-    ),
     "report": Command(
         "unlabeled.cli.report:report",
         "Write the page of a run, or of a comparison again.",
         "unlabeled report RUN",
+    ),
+    "methods": Command(
+        "unlabeled.cli.methods:methods",
+        "List the methods, or show one method's card.",
+        "unlabeled methods SLUG",
     ),
     "papers": Command(
         "unlabeled.cli.papers:app",
