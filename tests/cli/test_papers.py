@@ -108,6 +108,7 @@ WRONG = {
     "--json --bibtex": ("--bibtex and --json are given together", "Give one of them"),
     "models-genesiz": ("no paper is called 'models-genesiz'", "Did you mean models-genesis?"),
     "chek file.csv": ("nothing takes 'file.csv'", "papers check FILE"),
+    "--year 2019 2020": ("no paper is called '2020'",),
     "pgl --runs": ("pgl is one paper", "Leave out"),
     "check": ("needs FILE", "papers check FILE"),
     "check nowhere.csv": ("nowhere.csv cannot be read", "papers check FILE"),
@@ -305,7 +306,9 @@ def test_an_entry_that_is_there_twice_in_the_file(tmp_path):
         (",".join(GOOD) + ",colour\n", "unknown column 'colour'"),
         (",".join(GOOD) + ",slug\n", "the column slug is there twice"),
         (",".join(GOOD) + "\n", "there is no entry"),
-        (",".join(GOOD) + "\na,b\n", "there are 2 cells for 9 columns"),
+        (",".join(GOOD) + "\na,b\n", "line 2: 2 of 9 cells are there"),
+        (",".join(GOOD) + '\n\n"a\nb",c\nd\n', "line 5: 1 of 9 cells are there"),
+        (",".join(GOOD) + "\n" + "x" * 200_000, "it is no CSV"),
     ],
 )
 def test_a_file_of_another_form(tmp_path, text, fact):
@@ -314,6 +317,11 @@ def test_a_file_of_another_form(tmp_path, text, fact):
     said = check(path)
     assert said.code == 2
     assert fact in said.err
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert "cannot be read" in check(tmp_path).err
+    assert check(tmp_path).code == 2
 
 
 def test_a_file_in_other_letters(tmp_path):

@@ -60,25 +60,22 @@ def check_entries(text: str, known: Mapping[str, Card], today: datetime.date) ->
     Checked
         Cards of the rows that could be read, completed by what their links tell, and all faults by line.
     """
-    reader = csv.reader(io.StringIO(text), strict=False)
-    header = [name.strip().lower() for name in next(reader, [])]
+    try:
+        header, rows = _split(text)
+    except csv.Error as fault:
+        return Checked((), (Fault(1, f"it is no CSV: {fault}", "Save it as CSV in UTF-8."),))
     faults = list(_header_faults(header))
     if faults:
         return Checked((), tuple(faults))
     read: list[tuple[int, Card]] = []
-    line = reader.line_num + 1
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            if len(cells) != len(header):
-                faults.append(_uneven(line, len(cells), len(header)))
-            else:
-                row = {
-                    name: " ".join(cell.split()) for name, cell in zip(header, cells, strict=True)
-                }
-                faults += [Fault(line, *told) for told in _row_faults(row, today)]
-                year = row["year"] if row["year"].isdigit() else "0"
-                read.append((line, _complete(card_of({**row, "year": year}), today)))
-        line = reader.line_num + 1
+    for line, cells in rows:
+        if len(cells) != len(header):
+            faults.append(_uneven(line, len(cells), len(header)))
+        else:
+            row = {name: " ".join(cell.split()) for name, cell in zip(header, cells, strict=True)}
+            faults += [Fault(line, *told) for told in _row_faults(row, today)]
+            year = row["year"] if row["year"].isdigit() else "0"
+            read.append((line, _complete(card_of({**row, "year": year}), today)))
     if not read and not faults:
         faults.append(
             Fault(1, "there is no entry below the names of the columns", "Add a row a paper.")
@@ -102,6 +99,18 @@ def as_rows(cards: Sequence[Card]) -> str:
         }
         writer.writerow([told[name] for name in COLUMNS])
     return out.getvalue()
+
+
+def _split(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read the names of the columns, and every row that is not empty with the line where it begins."""
+    reader = csv.reader(io.StringIO(text))
+    header = [name.strip().lower() for name in next(reader, [])]
+    rows, line = [], reader.line_num + 1
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            rows.append((line, cells))
+        line = reader.line_num + 1
+    return header, rows
 
 
 def _header_faults(header: Sequence[str]) -> Iterator[Fault]:
@@ -129,7 +138,7 @@ def _header_faults(header: Sequence[str]) -> Iterator[Fault]:
 def _uneven(line: int, cells: int, columns: int) -> Fault:
     return Fault(
         line,
-        f"there are {cells} cells for {columns} columns",
+        f"{cells} of {columns} cells are there",
         'Put a cell that holds commas between quotation marks: "One, Two".',
     )
 

@@ -92,12 +92,13 @@ def papers(
     )
     if slug is None:
         chosen = choice.of(cards().values())
-    elif choice != Choice() or runs:
-        raise OptionError(
-            f"{slug} is one paper, and options choose among all", "Leave out one or the other."
-        )
     else:
         chosen = [_paper(slug)]
+        if choice != Choice() or runs:
+            raise OptionError(
+                f"{slug} is one paper, and options choose among all",
+                "Leave out one or the other.",
+            )
     if runs:
         chosen = [each for each in chosen if _runs(each.slug)]
     if markdown is not None:
@@ -238,7 +239,8 @@ def _list(chosen: list[Card]) -> None:
             VENUES[each.venue].short or each.venue if each.venue in VENUES else each.venue,
             NARROW.get(each.category, each.category),
             ", ".join(facts["fidelity"]) if facts["runs"] else "not yet",
-            facts["against_scratch"].replace(" in ", " ") or ("not measured" if facts["runs"] else ""),
+            facts["against_scratch"].replace(" in ", " ")
+            or ("not measured" if facts["runs"] else ""),
         )
     if told:
         console().print(table)
