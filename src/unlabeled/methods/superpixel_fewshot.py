@@ -70,8 +70,8 @@ class Options(SharedOptions):
         Felzenszwalb's superpixels of intensities from 0 to 255: larger scale, fewer borders; blur beforehand and
         smallest region [pixel].
     body_threshold
-        Intensity from 0 to 255 above which a pixel may be body; without it 0.0001 on CT, 10 on other scans (ours: the
-        official code takes 50 of the raw MR intensity).
+        Intensity from 0 to 255 above which a pixel may be body, higher than the noise of air; without it 0.0001 on CT, 10
+        on other scans (ours: the official code takes 50 of the raw MR intensity).
     smallest_region
         Pixels that a region has within the body, and in both views (ours; one in official mode).
     exclude_labels
