@@ -28,15 +28,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # slug: scans, options
     "models-genesis": (
         {"patients": 24, "shape": (48, 48, 48)},
-        {"encoder": "resenc-tiny", "patch_size": (32, 32, 32), "batch_size": 2, "steps": 120},
+        {"encoder": "resenc-tiny", "patch_size": (32, 32, 32), "batch_size": 2, "steps": 80},
     ),
     "c2l": (
         {"patients": 60, "shape": (128, 128)},
-        {"patch_size": (64, 64), "batch_size": 8, "queue": 256, "steps": 150},
+        {"patch_size": (64, 64), "batch_size": 8, "queue": 256, "steps": 60},
     ),
     "global-local-contrast": (
         {"patients": 10, "shape": (64, 64, 24)},
-        {"patch_size": (64, 64), "batch_size": 2, "local_batch_size": 4, "steps": 120},
+        {"patch_size": (64, 64), "batch_size": 2, "local_batch_size": 4, "steps": 60},
     ),
 }
 

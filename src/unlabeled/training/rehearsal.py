@@ -293,20 +293,31 @@ def _end(process: subprocess.Popen[str]) -> None:
             stream.close()
 
 
-def _heed_parent(place: Path) -> None:
-    """Clean up and end when the line to whoever asked for the trial breaks."""
+class _Heed(threading.Thread):
+    """Cleans up and ends this process when the line to whoever asked for the trial breaks."""
 
-    def heed() -> None:
-        sys.stdin.read()
-        shutil.rmtree(place, ignore_errors=True)
+    def __init__(self, place: Path) -> None:
+        super().__init__(daemon=True)
+        self.place = place
+        self.alone = threading.Event()
+
+    def run(self) -> None:
+        os.read(
+            0, 1
+        )  # not sys.stdin: a loader's worker, forked meanwhile, would wait for its lock for ever
+        self.alone.set()
+        for _ in range(100):  # the trial may be writing
+            shutil.rmtree(self.place, ignore_errors=True)
+            if not self.place.exists():
+                break
+            time.sleep(GLANCE)
         os._exit(1)
-
-    threading.Thread(target=heed, daemon=True).start()
 
 
 def main(place: Path) -> None:
     """Do the trial that the folder's request asks for, and write the answer beside it."""
-    _heed_parent(place)
+    heed = _Heed(place)
+    heed.start()
     with (place / REQUEST).open("rb") as file:
         job, seconds, began = pickle.load(file)  # noqa: S301 (written by the process that started this one)
 
@@ -321,6 +332,8 @@ def main(place: Path) -> None:
             traceback.print_exc()
         told = explain_exception(fault)
         answer = {"error": type(told).__name__, "fact": told.fact, "remedy": told.remedy}
+    if heed.alone.is_set():
+        heed.join()  # it ends this process
     (place / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
 
 
