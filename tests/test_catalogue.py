@@ -1,4 +1,4 @@
-"""The catalogue: 28 papers, readable without torch, as data, Markdown and BibTeX."""
+"""The catalogue: both reading lists and what was added, readable without torch, as data, Markdown and BibTeX."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from unlabeled.catalogue.venues import PREPRINT, VENUES
 from unlabeled.errors import OptionError
 
 
-def test_there_are_28_papers_with_whole_cards():
-    assert len(cards()) == 28
+def test_there_are_the_28_papers_of_the_lists_and_every_card_is_whole():
+    assert sum(bool(each.lists) for each in cards().values()) == 28
     for each in cards().values():
         assert each.title
         assert each.authors
         assert all(len(name.split()) > 1 for name in each.authors), "given name and surname"
-        assert 2017 <= each.year <= 2022
+        assert each.year >= 2017
         assert each.venue in VENUES
         assert each.category in CATEGORIES
         assert re.match(r"[23]D", each.modality)
-        assert each.lists in ("A", "B", "AB")
+        assert each.lists in ("A", "B", "AB", "")
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", each.changed)
         assert each.paper_links
         assert all(link.startswith("https://") for link in (*each.paper_links, *each.code_links))
@@ -54,7 +54,7 @@ def test_it_agrees_with_the_reading_lists(shared_data):
     if not listed.exists():
         pytest.skip("no papers.csv beside the data")
     rows = list(csv.DictReader(listed.read_text(encoding="utf-8").splitlines()))
-    assert [row["slug"] for row in rows] == list(cards())
+    assert [row["slug"] for row in rows] == [slug for slug in cards() if card(slug).lists]
     for row in rows:
         ours = card(row["slug"])
         assert (row["title"], int(row["year"]), row["lists"]) == (
@@ -91,7 +91,7 @@ def parse(text: str) -> database.BibliographyData:
 def test_bibtex_of_all_papers_is_read_and_set_by_a_bibtex_program():
     """A strict reader takes it, and the style `plain` finds every field that its kind of entry must have."""
     read = parse(bibliography(cards().values()))
-    assert len(read.entries) == 28
+    assert len(read.entries) == len(cards())
     for each, entry in zip(cards().values(), read.entries.values(), strict=True):
         journal = VENUES[each.venue].kind != "proceedings"
         assert entry.type == ("article" if journal else "inproceedings")
@@ -156,7 +156,7 @@ def test_list_b_is_one_table_with_the_day_of_the_last_change_above():
     assert first == f"Last change: {max(each.changed for each in cards().values())}"
     assert cells(head) == ["Date", "Title", "Venue", "Code", "Paper", "Modality"]
     dates = [int(cells(line)[0]) for line in text.splitlines() if re.match(r"\| 20", line)]
-    assert len(dates) == 28
+    assert len(dates) == len(cards())
     assert dates == sorted(dates, reverse=True)
     row = next(line for line in text.splitlines() if card("pgl").title in line)
     assert cells(row)[2:4] == ["N/A", "N/A"], "appeared nowhere, no code"

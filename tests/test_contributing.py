@@ -15,10 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from unlabeled.catalogue import cards
 from unlabeled.cli.app import run as command_line
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.methods import _registry
 
+pytestmark = pytest.mark.timeout(
+    900
+)  # a dozen programs one after another, on a machine that may be busy
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("src", "tests", "docs/methods", "evidence", "README.md", "pyproject.toml")
 BLOCK = re.compile(r'^( *)```(\w+)(?: title="([^"]+)")?\n(.*?)^\1```$', re.M | re.S)
@@ -131,7 +135,7 @@ def test_a_paper_is_added_by_the_guide(copy):
     assert (there.root / "src/unlabeled/catalogue.csv").read_text().count("\nquarter-turns,") == 1
     whole = there.type_in("unlabeled papers check src/unlabeled/catalogue.csv")
     assert whole.returncode == 0, whole.stderr
-    assert "29 entries, nothing wrong" in whole.stdout
+    assert f"{len(cards()) + 1} entries, nothing wrong" in whole.stdout
 
 
 def test_a_method_is_added_by_the_guide(copy):
@@ -156,6 +160,14 @@ def test_the_files_of_the_guide_keep_the_style(copy):
     for words in (["check"], ["format", "--check"]):
         done = there.type_in(f"{sys.executable} -m ruff {' '.join([*words, *own])}")
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_what_was_added_keeps_the_tests_of_catalogue_and_figures_green(copy):
+    there, *_ = copy
+    own = "tests/test_catalogue.py tests/test_evidence.py tests/cli/test_papers.py"
+    done = there.type_in(f"python -m pytest -q -p no:cacheprovider {own}")
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.mark.slow
