@@ -124,7 +124,7 @@ def main() -> None:
     for slug in CASES if asked.only is None else [asked.only]:
         with tempfile.TemporaryDirectory() as place:
             figures[slug] = compare(slug, Path(place), asked.trial_seconds)
-    keep(asked.name, figures)
+        keep(asked.name, figures)  # what is known so far
 
 
 if __name__ == "__main__":
