@@ -117,15 +117,95 @@ def test_the_error_rate_holds_over_many_plans(effects):
     assert false_positives(2000, effects) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 2000)
 
 
-@pytest.mark.slow
-def test_null_plans_end_without_a_verdict_of_gain():
+def study(rng, *, effect=0.0, bounded, seeds=3, subjects=8):
+    """Scores of scratch and three methods at three label fractions; one method may gain where labels are fewest.
+
+    Subjects are hard or easy for all, each training (method, fraction, seed) is lucky or not, and each method suits some
+    subjects better: what one draws of the other is told by no number of test subjects alone.
+    """
+    hard = rng.normal(0, 0.08, subjects)
+    rows = []
+    for method in ("scratch", "one", "two", "three"):
+        suits = rng.normal(0, 0.02, subjects)
+        for number, fraction in enumerate((0.05, 0.2, 1.0)):
+            gain = effect if (method, number) == ("two", 0) else 0.0
+            table = 0.75 + 0.06 * number + gain + hard + suits
+            table = (
+                table + rng.normal(0, 0.015, (seeds, 1)) + rng.normal(0, 0.02, (seeds, subjects))
+            )
+            if bounded:  # skewed towards 1, as Dice is, and never beyond
+                table = 1 - np.clip(1 - table, 0.001, 1) ** 1.5
+            rows += [
+                Score(method, fraction, s, f"s{j}", float(table[s, j]))
+                for s in range(seeds)
+                for j in range(subjects)
+            ]
+    return rows
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_of_500_null_plans_at_most_one_in_twenty_claims_anything(bounded):
     rng = np.random.default_rng(9)
     wrong = 0
     for _ in range(500):
-        rows = plan(rng, by_seed=0.01, by_subject=0.02, fractions=(0.1, 0.5, 1.0))
-        comparison = compare_scores(rows, resamples=200)
+        comparison = compare_scores(study(rng, bounded=bounded), resamples=2)
         wrong += any(outcome(cell, comparison) in ("gain", "harm") for cell in comparison.cells)
     assert wrong / 500 <= 0.05
+
+
+def test_a_gain_of_one_method_at_one_fraction_is_found_and_named():
+    rng = np.random.default_rng(16)
+    found = others = 0
+    for _ in range(50):
+        rows = study(rng, effect=0.15, bounded=False, subjects=12, seeds=5)
+        comparison = compare_scores(rows, resamples=2)
+        gains = [c for c in comparison.cells if outcome(c, comparison) == "gain"]
+        found += any((c.method, c.label_fraction) == ("two", 0.05) for c in gains)
+        others += any((c.method, c.label_fraction) != ("two", 0.05) for c in gains)
+        if any((c.method, c.label_fraction) == ("two", 0.05) for c in gains):
+            assert verdict(comparison).startswith("Pretraining with two improved")
+    assert found / 50 >= 0.9
+    assert others / 50 <= 0.1
+
+
+def test_for_one_seed_the_p_value_is_the_stricter_of_scipys_paired_tests():
+    rng = np.random.default_rng(17)
+    for count in (6, 9, 12):
+        scratch, ours = rng.normal(0.7, 0.1, count), rng.normal(0.74, 0.1, count)
+        by_t = stats.ttest_rel(ours, scratch).pvalue
+        flipped = stats.permutation_test(
+            (ours, scratch),
+            lambda a, b: np.mean(a - b),
+            permutation_type="samples",
+            n_resamples=np.inf,
+        ).pvalue
+        assert p_value((ours - scratch)[None]) == pytest.approx(max(by_t, flipped), rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    seeds=st.integers(1, 4),
+    subjects=st.integers(1, 6),
+    edge=st.floats(0, 1),
+    spread=st.floats(0, 0.5),
+)
+def test_intervals_of_a_bounded_metric_stay_within_its_bounds(seed, seeds, subjects, edge, spread):
+    rng = np.random.default_rng(seed)
+    rows = [
+        Score(method, 1.0, s, f"s{j}", float(np.clip(rng.normal(edge, spread), 0, 1)))
+        for method in ("scratch", "ours")
+        for s in range(seeds)
+        for j in range(subjects)
+    ]
+    free = compare_scores(rows, resamples=50)
+    comparison = compare_scores(rows, resamples=50, bounds=(0.0, 1.0))
+    for cell, wide in zip(comparison.cells, free.cells, strict=True):
+        assert 0 <= cell.score.low <= cell.score.mean <= cell.score.high <= 1
+        assert cell.score.low in (0.0, wide.score.low)
+        assert cell.score.high in (1.0, wide.score.high)
+    gap = comparison.cell("ours", 1.0).difference.interval
+    assert -1 <= gap.low <= gap.mean <= gap.high <= 1
 
 
 @pytest.mark.parametrize("effects", [{"by_subject": 0.04}, {"by_seed": 0.02, "by_subject": 0.02}])
