@@ -36,3 +36,13 @@ class Study:
         typed = [word for name, value in options.items() for word in (name, *value.split())]
         places = ("compare", self.scans, self.labelled, "--out", out, "--cache", self.cache)
         return [*places, *typed, *flags]
+
+
+def process_at(lock: Path) -> int | None:
+    """Ask the kernel which process holds a file."""
+    number = str(lock.stat().st_ino)
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if "->" not in words and words[5].rpartition(":")[2] == number:
+            return int(words[4])
+    return None

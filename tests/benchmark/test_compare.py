@@ -13,7 +13,13 @@ from desk import Said, type_in
 from studies import Study
 
 from unlabeled import compare
-from unlabeled.benchmark.plan_file import read_plan
+from unlabeled.benchmark import jobs
+from unlabeled.benchmark.asked import Asked
+from unlabeled.benchmark.jobs import Here
+from unlabeled.benchmark.plan_file import read_plan, write_plan
+from unlabeled.benchmark.resolve import resolve
+from unlabeled.errors import DataError
+from unlabeled.transfer.task import TaskName
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +197,127 @@ def test_all_takes_what_fits_and_says_what_does_not(
     assert any("networks differ" in note for note in done.notes)
     assert {options["encoder"] for options in done.plan.methods.values()} == {"resenc-s"}
     assert done.verdict.startswith("Nothing could be measured")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perform runs in this process, where faults can be put in."""
+    monkeypatch.setattr("unlabeled.benchmark.compare._engine", lambda *args: Here())
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "whose", "word"),
+    [
+        (ZeroDivisionError("division"), 1, "ours or the machine's", "a fault of Unlabeled"),
+        (MemoryError(), 2, "the person's", "memory is used up"),
+        (DataError("the masks are empty", "Draw some."), 2, "the person's", "the masks are empty"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_run_that_fails_is_named_and_stops_nothing(
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    code: int,
+    whose: str,
+    word: str,
+) -> None:
+    original = jobs.finetune
+
+    def fail(task: TaskName, labelled: Path, run: Path, **given: Any) -> Any:
+        if run.name == "scratch-2-seed1":
+            raise fault
+        return original(task, labelled, run, **given)
+
+    monkeypatch.setattr(jobs, "finetune", fail)
+    out = tmp_path / "out"
+    said = type_in(study.words(out, label_fractions="2", seeds="2"))
+    assert said.code == code, said.err
+    (row,) = rows(out / "failed.csv")
+    assert (row["run"], row["whose fault"]) == ("scratch-2-seed1", whose)
+    assert word in row["message"]
+    assert "not done: scratch, labels: 2, seed 1" in said.err
+    assert "1 run not done" in said.out
+    measured = {(row["method"], row["seed"]) for row in rows(out / "scores.csv")}
+    assert measured == {("scratch", "0"), ("models-genesis", "0"), ("models-genesis", "1")}
+    for name in ("table.md", "report.html"):
+        assert "scratch-2-seed1" in (out / name).read_text()
+    monkeypatch.setattr(jobs, "finetune", original)
+    again = type_in(study.words(out, label_fractions="2", seeds="2"))
+    assert again.code == 0
+    assert "[1/1]" in again.err
+    assert rows(out / "failed.csv") == []
+
+
+@pytest.mark.usefixtures("here")
+def test_when_every_pretraining_fails_the_verdict_says_so(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **given: Any) -> Any:
+        raise OSError(28, "No space left on device", "run")
+
+    monkeypatch.setattr(jobs, "pretrain", fail)
+    out = tmp_path / "out"
+    said = type_in(study.words(out, label_fractions="2"))
+    assert said.code == 2
+    assert "Every pretraining failed" in said.out
+    assert [row["run"] for row in rows(out / "failed.csv")] == [
+        "pretrain-models-genesis",
+        "models-genesis-2-seed0",
+    ]
+    assert {row["method"] for row in rows(out / "scores.csv")} == {"scratch"}
+
+
+@pytest.mark.usefixtures("here")
+def test_a_class_is_guessed_and_measured_by_accuracy(study: Study, tmp_path: Path) -> None:
+    typed = study.words(tmp_path / "out", label_fractions="1", patch_size="24 24")
+    typed[2] = study.labelled.with_name("classes.csv")
+    said = type_in(typed)
+    assert said.code == 0, said.err
+    assert "task: classify, as the labelled scans have labels" in said.err
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "accuracy (95 % interval)" in table
+    assert "AUC, mean of seeds" in table
+
+
+def test_what_differs_by_method_comes_from_the_plan_file(study: Study, tmp_path: Path) -> None:
+    config = tmp_path / "plan.toml"
+    config.write_text(
+        'title = "Two methods"\nseeds = 2\nfractions = [2, 1.0]\n'
+        "[methods.models-genesis]\nlr = 0.5\n[methods.c2l]\nqueue = 64\n"
+        "[finetuning]\nsteps = 7\nlr = 0.01\n[settings]\nlog_every = 3\n"
+    )
+    asked = Asked(
+        scans=study.scans,
+        labelled=study.labelled,
+        config=config,
+        values={"encoder": "resenc-tiny", "steps": 5, "pretrain_steps": 9},
+    )
+    plan = resolve(asked, study.cache).plan
+    shared = {"encoder": "resenc-tiny", "dims": 2, "steps": 9}
+    assert plan.methods == {
+        "models-genesis": {**shared, "lr": 0.5},
+        "c2l": {**shared, "queue": 64},
+    }
+    assert (plan.finetuning["steps"], plan.finetuning["lr"]) == (5, 0.01)  # typed before read
+    assert (plan.title, plan.seeds, plan.fractions) == ("Two methods", 2, (2.0, 1.0))
+    assert plan.settings == {"log_every": 3}
+    write_plan(plan, tmp_path)
+    assert read_plan(tmp_path) == plan
+
+
+def test_runs_of_a_folder_without_a_plan_are_taken_as_they_are(
+    study: Study, compared: tuple[Path, Said], tmp_path: Path
+) -> None:
+    out, _ = compared
+    old = tmp_path / "old"
+    shutil.copytree(out, old, ignore=shutil.ignore_patterns("asked.json", "plan.toml", "*.csv"))
+    for metrics in (out / "test").glob("*/metrics.csv"):
+        shutil.copy(metrics, old / "test" / metrics.parent.name)
+    before = {path: path.read_bytes() for path in old.rglob("run.json")}
+    said = type_in(study.words(old))
+    assert said.code == 0
+    assert "5 done already" in said.err
+    assert {path: path.read_bytes() for path in old.rglob("run.json")} == before
+    assert (old / "scores.csv").read_bytes() == (out / "scores.csv").read_bytes()
