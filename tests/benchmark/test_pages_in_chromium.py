@@ -234,13 +234,16 @@ def test_without_the_script_everything_is_there(look):
 
 
 def test_in_print_everything_is_expanded(look):
-    page = look("example", {"width": 794, "height": 1123}).page
+    page = look("example", {"width": 718, "height": 1047}).page  # A4 within its margins
     page.locator(".filter input").last.uncheck()
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator(".measured:visible").count() == 3
     assert page.locator("table:visible").count() == page.locator("table").count()
     assert page.locator("pre:visible").count() == page.locator("pre").count()
+    wide = "[...document.querySelectorAll('.scroll, pre')].filter((one) => one.scrollWidth > one.clientWidth)"
+    assert page.evaluate(f"{wide}.map((one) => one.ariaLabel)") == []
+    assert page.evaluate("looking.wide()") == []
     for gone in (".controls", "nav", "button", ".skip"):
         assert page.locator(gone).first.is_hidden(), gone
     assert page.locator("svg.scores .point:visible").count() == 18

@@ -12,7 +12,9 @@ import pytest
 from unlabeled.benchmark import jobs
 from unlabeled.benchmark.jobs import run_plan
 from unlabeled.benchmark.plan import SCRATCH, Cell, Plan, collect, place_of
+from unlabeled.benchmark.plan_file import write_plan
 from unlabeled.benchmark.summary import write_comparison
+from unlabeled.cli.app import run
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.training.log import RunFolder
 
@@ -160,6 +162,20 @@ def test_what_has_not_run_is_named_on_the_page(tiny, outcome):
     nothing = replace(plan, part="val")
     empty = write_comparison(nothing, collect(nothing, out), out, to=out / "none.html").read_text()
     assert "nothing can be said yet" in empty
+
+
+def test_the_page_is_written_again_from_the_folder_by_its_command(tiny, outcome, monkeypatch):
+    plan, out, cache = tiny
+    write_plan(plan, out)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["report", str(out), "--out", str(out / "again.html"), "--cache", str(cache)]
+    assert run(words) == 0
+    page = (out / "again.html").read_text()
+    assert page == write_comparison(plan, outcome, out, cache=cache).read_text()
+    assert f"unlabeled compare --config {out.name}/plan.toml" in page
+    assert str(plan.scans) not in page  # no place of this machine
+    (out / "plan.toml").write_text('task = "segment"')
+    assert run(words) == 2
 
 
 def test_scans_that_are_gone_cost_the_examples_alone(tiny, outcome):

@@ -162,7 +162,7 @@ def score_chart(
     parts.append(draw_text((LEFT + WIDTH) / 2, HEIGHT - 7, told, "middle", "axis"))
     step = min(22.0, 0.7 * room / max(len(methods), 1))
     near = min(step, 7.0)  # on the logarithmic axis, where points stand closer
-    size = min(1.0, max(0.5, step / 11))
+    size = min(1.0, max(0.6, step / 11))
     lines, points = [], []
     for number, method in enumerate(methods):
         aside = number - (len(methods) - 1) / 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 520.0, 340.0
-LEFT, RIGHT, TOP, BOTTOM = 66.0, 14.0, 14.0, 70.0
+LEFT, RIGHT, TOP, BOTTOM = 74.0, 14.0, 14.0, 70.0
 SHORT = 54.0  # room below a chart whose axis has one line of labels
 
 

@@ -77,6 +77,17 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Auc:
+    """Area under the ROC curve of one method at one label fraction: mean, least and largest of its random starts."""
+
+    method: str
+    label_fraction: Fraction
+    mean: float
+    least: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """A cell without figures, and why."""
 
@@ -106,6 +117,8 @@ class ReportData:
         How many labelled subjects each label fraction came to, where that is known.
     costs
         Training time by slug, and at the baseline's name.
+    aucs
+        Of a classification into two classes.
     missing
         Cells that failed or have not run.
     curves
@@ -130,10 +143,12 @@ class ReportData:
         Versions, device, seeds, fingerprints: name and value.
     reproduce
         Commands that make these numbers again.
+    plan
+        The plan as a file, to run it again where only the page is at hand.
     next_steps
         What to type next.
     created
-        Date of the run, as text.
+        Date of the page, as text.
     """
 
     title: str
@@ -144,6 +159,7 @@ class ReportData:
     names: Mapping[str, str] = field(default_factory=dict)
     label_counts: Mapping[Fraction, int] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    aucs: tuple[Auc, ...] = ()
     missing: tuple[Missing, ...] = ()
     curves: tuple[Curve, ...] = ()
     previews: tuple[Pretext, ...] = ()
@@ -156,6 +172,7 @@ class ReportData:
     finetuning: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     reproduce: tuple[Command, ...] = ()
+    plan: str = ""
     next_steps: tuple[Command, ...] = ()
     created: str = ""
 
@@ -205,6 +222,7 @@ def render_report(data: ReportData) -> str:
             "key": _key(methods, names),
             "shown": [_shown(m, names, data, place) for place, m in enumerate(data.measured)],
             "classes": _by_class(data),
+            "aucs": _aucs(data),
             "missing": _grouped(data.missing),
             "gains": _gains(data),
             "curves": [draw_curve(curve, f"curve-{i}") for i, curve in enumerate(data.curves)],
@@ -223,7 +241,7 @@ def _shown(
     comparison = measured.comparison
     ordered = _in_order(comparison, data)
     of = names.get(measured.of, measured.of)
-    title = measured.measure.title + (f", {of}" if of else "")
+    title = capital(measured.measure.title) + (f", {of}" if of else "")
     unit = f" [{measured.measure.unit}]" if measured.measure.unit else ""
     counts = data.label_counts
     tested = any(cell.difference for cell in comparison.cells)
@@ -256,7 +274,8 @@ def _by_class(data: ReportData) -> list[dict[str, Any]]:
         for cell in _in_order(split[0].comparison, data):
             found = [m.comparison.cell(cell.method, cell.label_fraction) for m in split]
             rows.append((cell, found))
-        tables.append({"measure": split[0].measure, "split": split, "rows": rows})
+        measure = split[0].measure
+        tables.append({"measure": measure, "title": capital(title), "split": split, "rows": rows})
     return tables
 
 
@@ -280,10 +299,25 @@ def _gains(data: ReportData) -> list[dict[str, Any]]:
     return rows
 
 
+def capital(text: str) -> str:
+    """Begin a heading with a capital, and leave the rest as it is.
+
+    >>> capital("accuracy"), capital("HD95")
+    ('Accuracy', 'HD95')
+    """
+    return text[:1].upper() + text[1:]
+
+
 def _in_order(comparison: Comparison, data: ReportData) -> list[Cell]:
     """Sort the cells from few labels to many, scratch first at each."""
     order = in_order(comparison.label_fractions, data.label_counts)
     return sorted(comparison.cells, key=lambda cell: order.index(cell.label_fraction))
+
+
+def _aucs(data: ReportData) -> list[Auc]:
+    """Sort the areas under the ROC curve from few labels to many."""
+    order = in_order([each.label_fraction for each in data.aucs], data.label_counts)
+    return sorted(data.aucs, key=lambda each: order.index(each.label_fraction))
 
 
 def _grouped(missing: Sequence[Missing]) -> list[tuple[str, list[str]]]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
 
 from unlabeled.benchmark.charts import in_order
 from unlabeled.benchmark.examples import find_examples
@@ -14,7 +19,8 @@ from unlabeled.benchmark.learning import curves_of
 from unlabeled.benchmark.measures import Measured, compare_measures
 from unlabeled.benchmark.page import Command
 from unlabeled.benchmark.plan import SCRATCH, Cell, Outcome, Plan, as_fraction, place_of
-from unlabeled.benchmark.report import Cost, Missing, Pretext, ReportData, write_report
+from unlabeled.benchmark.plan_file import NAME, plan_text
+from unlabeled.benchmark.report import Auc, Cost, Missing, Pretext, ReportData, write_report
 from unlabeled.benchmark.sources import (
     card_of,
     environment_of,
@@ -28,6 +34,7 @@ from unlabeled.benchmark.verdict import fraction_text
 from unlabeled.errors import UnlabeledError
 from unlabeled.methods._registry import find
 from unlabeled.nn.weights import read_weights
+from unlabeled.transfer.metrics import roc_auc
 
 REPORT = "report.html"
 _GOALS: Mapping[str, str] = {
@@ -100,6 +107,7 @@ def report_of(
         names=dict(names or {}),
         label_counts=counts,
         costs=costs_of(outcome),
+        aucs=aucs_of(outcome),
         missing=missing_of(plan, outcome, out),
         curves=curves_of(plan, out, shown),
         previews=tuple(p for slug in plan.methods if (p := pretext_of(slug, out)).pictures),
@@ -111,7 +119,8 @@ def report_of(
         methods=tuple(card_of(slug, out / f"pretrain-{slug}") for slug in plan.methods),
         finetuning=_finetuning(plan, cell),
         environment=environment_of(next((run for run in runs if read_facts(run)), cell)),
-        reproduce=_reproduce(plan, out),
+        reproduce=_reproduce(out),
+        plan=_plan_text(plan),
         next_steps=_next_steps(plan, measured),
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
@@ -323,14 +332,41 @@ def _finetuning(plan: Plan, run: Path | None) -> dict[str, str]:
     return {n: v for n, v in read_options(run).items() if n not in each} if run else {}
 
 
-def _reproduce(plan: Plan, out: Path) -> tuple[Command, ...]:
-    fractions = ",".join(f"{fraction:g}" for fraction in plan.fractions)
-    words = [
-        f"unlabeled compare {plan.scans.name} {plan.labelled.name} --task {plan.task}",
-        f"--methods {','.join(plan.methods)} --label-fractions {fractions} --seeds {plan.seeds} --out {out.name}",
-    ]
+def aucs_of(outcome: Outcome) -> tuple[Auc, ...]:
+    """Compute the AUC of every cell of a classification into two classes, and sum the random starts up."""
+    cells: dict[tuple[str, Fraction], dict[int, list[Mapping[str, Any]]]] = {}
+    for row in outcome.rows:
+        place = (row["method"], as_fraction(row["fraction"]))
+        cells.setdefault(place, {}).setdefault(int(row["seed"]), []).append(row)
+    found = []
+    for (method, fraction), seeds in cells.items():
+        values = [value for rows in seeds.values() if (value := _auc(rows)) is not None]
+        if values:
+            found.append(Auc(method, fraction, fmean(values), min(values), max(values)))
+    return tuple(found)
+
+
+def _auc(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Compute one cell's AUC; None unless there are two classes, both among its subjects."""
+    names = sorted(name for name in rows[0] if name.startswith("p "))
+    if len(names) != 2 or len({row["truth"] for row in rows}) != 2:
+        return None
+    scores = np.array([float(row[names[1]]) for row in rows])
+    truth = np.array([f"p {row['truth']}" == names[1] for row in rows], dtype=np.intp)
+    return float(roc_auc(scores, truth))
+
+
+def _plan_text(plan: Plan) -> str:
+    """Write the plan as a file, without the places of this machine."""
+    return plan_text(replace(plan, scans=Path("SCANS"), labelled=Path("LABELLED")))
+
+
+def _reproduce(out: Path) -> tuple[Command, ...]:
     return (
-        Command(" ".join(words), "Runs the comparison; what has finished is not run again:"),
+        Command(
+            f"unlabeled compare --config {out.name}/{NAME} --out AGAIN",
+            "Runs the same comparison anew; with its own folder as --out, only what is missing:",
+        ),
         Command(f"unlabeled report {out.name}", "Writes this page again:"),
     )
 
