@@ -153,11 +153,10 @@ class _Worker:
             self.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """Close its ears, upon which it saves and ends; one that does not is ended."""
-        self.interrupted = True
+        """Close its ears, upon which it ends; one that does not end is killed."""
         if self.process is None:
             return
-        if self.process.stdin is not None:
+        if self.process.stdin is not None and not self.interrupted:  # else it is ending already
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
         try:

@@ -101,8 +101,8 @@ def resolve(asked: Asked, cache: Path | None = None) -> Resolved:
     for slug, kind in kinds.items():
         common = {**network, **pretraining}
         own = {**common, **sections[slug], "encoder": encoder, "dims": dims}
-        made, _ = complete(kind.options_class, None, None, own)
         try:
+            made, _ = complete(kind.options_class, None, None, own)
             fitting.require_fit(slug, kind, made, dims=dims, seen=seen, index=index)
         except UnlabeledError as fault:
             left_out[slug] = fault.fact
@@ -111,7 +111,7 @@ def resolve(asked: Asked, cache: Path | None = None) -> Resolved:
             options[slug] = own
     everything = asked.methods is not None and tuple(asked.methods) == (ALL,)
     if refused and not (everything and options):
-        facts = "; ".join(fault.fact for fault in refused)
+        facts = "; ".join(dict.fromkeys(fault.fact for fault in refused))
         remedies = list(dict.fromkeys(f.remedy for f in refused if f.remedy))
         raise OptionError(facts, "\n".join(remedies))
     finetuning = _finetuning(finetuning, network, encoder, dims, options, kinds)
@@ -123,7 +123,7 @@ def resolve(asked: Asked, cache: Path | None = None) -> Resolved:
     )
     shown = ", ".join(map(show_fraction, fractions))
     notes.append(
-        f"labels: {shown} of {trained} training subjects; measured on {measured} {part} subjects"
+        f"labels: {shown} of {_subjects(trained, 'training')}; measured on {_subjects(measured, part)}"
         + (
             " (choose options with --part val)"
             if part == "test"
@@ -280,6 +280,10 @@ def _finetuning(
             "Give one edge an axis, or --dims 2 to learn from slices.",
         )
     return made
+
+
+def _subjects(count: int, part: str) -> str:
+    return f"{count} {part} subject{'' if count == 1 else 's'}"
 
 
 def _voxels(patch: Sequence[int]) -> int:
