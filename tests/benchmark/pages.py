@@ -1,8 +1,10 @@
-"""Pages for tests: an example with every section, and hard cases."""
+"""Pages for tests: an example with every section, hard cases, and a run."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -150,3 +152,52 @@ def hard_report() -> ReportData:
         quarantine={"reason-without-a-space-" * 5: 3},
         reproduce=(Command("unlabeled compare " + "--methods " * 30, "Runs it again:"),),
     )
+
+
+def run_folder(folder: Path) -> Path:
+    """Write what a fine-tuning of two phases leaves behind, one score of it unknown."""
+    (folder / "previews").mkdir(parents=True)
+    png = panel({"input": np.eye(20), "output": np.eye(20)})
+    for step in (50, 100):
+        (folder / "previews" / f"0-warm-step{step:06d}.png").write_bytes(png)
+    facts = {
+        **{"command": "finetune segment", "unlabeled": "0.1.0", "git": "", "python": "3.11.7"},
+        **{"packages": {"torch": "2.13.0"}, "device": "a processor", "devices": 1, "threads": 2},
+        **{
+            "precision": "32-true",
+            "data": "0123456789abcdef",
+            "seed": 0,
+            "scans": 20,
+            "seconds": 75.0,
+        },
+        **{"subjects": {"train": 10, "val": 4, "test": 6}, "started": "2026-01-31T10:00:00+00:00"},
+        **{"finished": True, "exit_reason": "patience", "steps": 100, "wait_share": 0.01},
+        **{"loaded": ["45 tensors matched"], "notes": ["a note " * 20], "init": "runs/genesis"},
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+    rows = [
+        {
+            "phase": phase,
+            "total": start + step,
+            "loss": 1 / (1 + step),
+            "lr": 1e-3,
+            "scans_per_second": 3.5,
+            "wait_share": 0.0,
+        }
+        for phase, start in (("warm", 0), ("whole", 50))
+        for step in range(0, 50, 10)
+    ]
+    rows.append({"phase": "whole", "held_out": {"dice": 0.5, "loss": 0.4}})
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "options.toml").write_text(
+        "# all\n\nlr = 0.001  # command line\n# spacing =  (not set)  # default\n"
+    )
+    (folder / "quarantine.csv").write_text("file,reason,remedy\na.nii,no spacing,none\n")
+    value, unknown = (
+        {"value": 0.5, "low": 0.4, "high": 0.6},
+        {"value": None, "low": None, "high": None},
+    )
+    measures = {"dice": value, "dice liver": value, "dice spleen": unknown, "hd95": value}
+    told = {"test": {"subjects": 6, "scans": 6, "unit": "mm", "measures": measures}}
+    (folder / "metrics.json").write_text(json.dumps(told))
+    return folder

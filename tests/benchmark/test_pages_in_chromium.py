@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from pages import example_report, hard_report
+from pages import example_report, hard_report, run_folder
 
 from unlabeled.benchmark.report import write_report
+from unlabeled.benchmark.run_report import write_run
 
 LOOKING = Path(__file__).with_name("looking.js").read_text(encoding="utf-8")
 DESK, PHONE = {"width": 1200, "height": 900}, {"width": 360, "height": 740}
@@ -55,6 +56,7 @@ def files(tmp_path_factory):
     return {
         "example": write_report(folder / "example.html", example_report()),
         "hard": write_report(folder / "hard.html", hard_report()),
+        "run": write_run(run_folder(folder / "run")),
     }
 
 
@@ -132,6 +134,27 @@ def test_plots_are_drawn_whole_and_no_page_is_too_wide(look, name, viewport):
         assert shown.faults("wide") == []
     shown.page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
     assert shown.faults("wide") == []
+
+
+def test_the_page_of_a_run_is_whole_and_no_wider_than_a_phone(look):
+    shown = look("run", PHONE)
+    titles = shown.page.locator("#curves h3").all_inner_texts()
+    assert titles == [
+        *("Training loss, warm", "Training loss, whole", "Validation patches: Dice"),
+        *("Validation patches: loss", "Learning rate", "Speed", "Waiting for data"),
+        "Scores on held-out scans",
+    ]
+    assert shown.page.locator("svg.lines .line").count() == 2 + 1 + 1 + 3 * 2
+    shown.page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+    assert shown.faults("wide") == shown.faults("outside") == []
+    words = shown.page.locator("body").inner_text()
+    for part in (
+        "did not improve any more",
+        "(not set)",
+        "no spacing",
+        "genesis",
+    ):
+        assert part in words, part
 
 
 def test_a_measure_is_chosen_by_keyboard(look):
@@ -257,7 +280,7 @@ def test_in_print_everything_is_expanded(look):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["example", "hard"])
+@pytest.mark.parametrize("name", ["example", "hard", "run"])
 def test_everyone_can_read_and_steer_it(look, name, scheme):
     shown = look(name, scheme=scheme)
     shown.page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")

@@ -84,7 +84,7 @@ def find_examples(
     methods = [method for method in methods if rows[method]][:MOST]
     if not methods:
         return Found()
-    lead = methods[-1] if methods[0] == SCRATCH and len(methods) == 1 else methods[0]
+    lead = methods[0]
     chosen = _chosen(rows[lead], first.measure.column, first.measure.higher_is_better)
     ordered = sorted(methods, key=lambda method: method != SCRATCH)
     seed = int(next(iter(rows[lead].values()))[0]["seed"])
