@@ -137,6 +137,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--config none.toml": ("cannot read none.toml",),
     "--config strange.toml": ("what no plan has: method", "Did you mean methods?"),
     "--config seed.toml": ("fine-tuning sets seed", "--seeds"),
+    "--config devices.toml": ("several devices a run", "--jobs or --engine ray"),
     "--config networks.toml --methods models-genesis,c2l": ("the networks differ", "--encoder"),
     "--engine slurm": ("not one of local, ray",),
 }
@@ -149,6 +150,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
     monkeypatch.chdir(tmp_path)
     Path("strange.toml").write_text('method = ["models-genesis"]')
     Path("seed.toml").write_text("[finetuning]\nseed = 3")
+    Path("devices.toml").write_text("[settings]\ndevices = 2")
     Path("networks.toml").write_text(
         '[methods.models-genesis]\nencoder = "unet"\n[methods.c2l]\nencoder = "resnet18"'
     )

@@ -67,6 +67,7 @@ def kill_a_machine_at_work(
         time.sleep(0.02)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which machine a run is on")
 def test_a_machine_that_dies_changes_nothing(study: Study, cluster: Any, tmp_path: Path) -> None:
     out, killed, over = tmp_path / "out", [], threading.Event()

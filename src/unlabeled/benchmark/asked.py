@@ -14,7 +14,7 @@ from unlabeled.training.settings import Settings
 from unlabeled.transfer.task import FinetuneOptions, TaskName
 
 CELL_OWN = ("label_fraction", "seed", "samples_per_scan")  # of fine-tuning: the plan's, or computed
-OURS = ("resume", "quiet")  # of settings
+OURS = ("resume", "quiet", "devices", "nodes")  # of settings: a run uses one device
 
 
 ALL = "all"
@@ -24,7 +24,7 @@ _CELL_OWN = (
     "seed",
     "samples_per_scan",
 )  # of fine-tuning: the plan's, or computed
-_OURS = ("resume", "quiet")  # of settings
+_OURS = ("resume", "quiet", "devices", "nodes")  # of settings: a run uses one device
 
 
 @dataclass(frozen=True, kw_only=True)

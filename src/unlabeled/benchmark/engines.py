@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,7 @@ _TAIL = 300  # characters of a dead worker's last words
 
 
 class Processes:
-    """Performs jobs in so many processes, each with its share of the cores.
+    """Performs jobs in so many processes, each with its share of the cores and one of the GPUs.
 
     Parameters
     ----------
@@ -54,7 +54,11 @@ class Processes:
             return
         count = min(self.count, len(jobs))
         threads = max(1, torch.get_num_threads() // self.count)
-        workers = [_Worker(out, cache, threads) for _ in range(count)]
+        gpus = torch.cuda.device_count()
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        workers = [
+            _Worker(out, cache, threads, own_gpu(number, gpus, seen)) for number in range(count)
+        ]
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in workers:
             idle.put(worker)
@@ -107,6 +111,27 @@ def _in_order(
             yield done
 
 
+def own_gpu(number: int, count: int, seen: str | None) -> dict[str, str]:
+    """Give each worker one of several CUDA devices, in turn.
+
+    Parameters
+    ----------
+    number
+        Of the worker.
+    count
+        Devices there.
+    seen
+        ``CUDA_VISIBLE_DEVICES`` of this process; None where it is unset.
+
+    >>> own_gpu(3, 2, None), own_gpu(1, 2, "4,7"), own_gpu(0, 1, None)
+    ({'CUDA_VISIBLE_DEVICES': '1'}, {'CUDA_VISIBLE_DEVICES': '7'}, {})
+    """
+    if count < 2:
+        return {}
+    names = seen.split(",") if seen else [str(device) for device in range(count)]
+    return {"CUDA_VISIBLE_DEVICES": names[number % count]}
+
+
 class _Worker:
     """One process that is given job after job; where it has died, the next job gets a new one.
 
@@ -118,9 +143,14 @@ class _Worker:
         Folder of prepared scans.
     threads
         Its share of the cores.
+    environment
+        Variables of its own.
     """
 
-    def __init__(self, out: Path, cache: Path | None, threads: int) -> None:
+    def __init__(
+        self, out: Path, cache: Path | None, threads: int, environment: Mapping[str, str]
+    ) -> None:
+        self.environment = {**environment, "OMP_NUM_THREADS": str(threads)}
         self.told = {
             "out": str(out),
             "cache": None if cache is None else str(cache),
@@ -184,7 +214,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self.words,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(self.told["threads"])},
+            env={**os.environ, **self.environment},
             start_new_session=True,  # Ctrl-C reaches the comparison alone, which passes it on
         )
 

@@ -61,6 +61,11 @@ def resolve(asked: Asked, cache: Path | None = None) -> Resolved:
     network, pretraining, finetuning, settings = sort_options(asked.values)
     finetuning = {**told.get("finetuning", {}), **finetuning}
     settings = {**told.get("settings", {}), **settings}
+    if settings.get("devices", 1) != 1 or settings.get("nodes", 1) != 1:
+        raise OptionError(
+            "the plan asks for several devices a run",
+            "Leave devices and nodes out below [settings]; --jobs or --engine ray use several devices for several runs.",
+        )
     complete(Settings, None, None, settings)
     scans = _need(asked.scans or told.get("scans"), "SCANS", "a folder of unlabelled scans")
     labelled = _need(asked.labelled or told.get("labelled"), "LABELLED", "labelled scans")
