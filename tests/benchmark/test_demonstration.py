@@ -22,7 +22,7 @@ def test_the_demo_leaves_a_report_and_masks_on_the_original_grids(tmp_path, monk
     page = (out / "report.html").read_text()
     for part in (
         *("virtual", "data:image/png", "unlabeled pretrain", "From scratch", "Models Genesis"),
-        *("Dice, grey matter", "Dice, white matter", "Worst", "script-src 'sha256-"),
+        *("Dice, grey matter", "Dice, white matter", "Worst", "script-src &#39;sha256-"),
     ):
         assert part in page, part
     assert page.count("<script") == 1
