@@ -53,6 +53,8 @@ def test_a_comparison_leaves_figures_table_page_and_plan(
     assert rows(out / "failed.csv") == []
     table = (out / "table.md").read_text()
     assert "| 2 | scratch |" in table
+    assert "not over new trainings" in table
+    assert "one seed: figures speak of other subjects" in said.err
     assert "No significant gain" in table
     assert "<html" in (out / "report.html").read_text()
     plan = read_plan(out)

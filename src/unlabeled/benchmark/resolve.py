@@ -135,6 +135,10 @@ def resolve(asked: Asked, cache: Path | None = None) -> Resolved:
             else " (--part test measures, once)"
         )
     )
+    if seeds == 1:
+        notes.append(
+            "one seed: figures speak of other subjects, not of other trainings; a gain may be luck (--seeds 3 or more)"
+        )
     plan = Plan(
         scans=Path(scans).expanduser().absolute(),
         labelled=Path(labelled).expanduser().absolute(),

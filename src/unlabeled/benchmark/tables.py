@@ -102,8 +102,13 @@ def markdown_table(
         first = comparison.cells[0]
         lines += [
             "",
-            f"{first.subjects} {plan.part} subjects, {first.seeds} seeds a cell; each cell's intervals over new seeds "
-            "and new subjects, of one pretraining a method.",
+            f"{first.subjects} {plan.part} subjects, {first.seeds} seeds a cell; each cell's intervals over "
+            + (
+                "new seeds and new subjects"
+                if plan.seeds > 1
+                else "new subjects, not over new trainings"
+            )
+            + ", of one pretraining a method.",
             "",
         ]
     lines += [f"Cost: {'; '.join(tell_costs(outcome))}, on {cpu_name()}.", "", source, ""]

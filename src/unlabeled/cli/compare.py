@@ -253,7 +253,8 @@ def _show(done: Compared) -> None:
             word = {"gain": "gain", "harm": "harm"}.get(judged, "")
             table.add_row(label, cell.method, write_interval(cell.score), *against, word)
         out.print(table)
-        say("mean (95 % interval over new seeds and new subjects)")
+        over = "new seeds and new subjects" if done.plan.seeds > 1 else "new subjects"
+        say(f"mean (95 % interval over {over})")
     say("")
     say(done.verdict)
     say("")
