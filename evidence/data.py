@@ -108,16 +108,15 @@ def _notes(source: Path, place: Path) -> tuple[Path, Path]:
 
 
 def _cardiac(source: Path, place: Path) -> tuple[Path, Path]:
-    """Short- and long-axis stacks of the first two phases without labels; the first labelled, the last three to test on.
+    """Short-axis stacks of the first two phases without labels; the first labelled, the last three to test on.
 
     One animal: its phases stand for subjects, so figures say nothing about other hearts.
     """
-    short, long = (source / f"pig_gip17_{axis}_cine.nii.gz" for axis in ("sax", "lax"))
+    short = source / "pig_gip17_sax_cine.nii.gz"
     labels = source / "pig_gip17_sax_lvseg.nii.gz"
     place.mkdir(parents=True, exist_ok=True)
     unlabelled = [
-        {"image": str(stack.resolve()), "frame": str(phase), "subject": f"phase {phase}"}
-        for stack in (short, long)
+        {"image": str(short.resolve()), "frame": str(phase), "subject": f"phase {phase}"}
         for phase in (0, 1)
     ]
     rows = [
