@@ -1,6 +1,6 @@
 """Run a plan on real data, and write its figures: ``make evidence DATA=FOLDER``.
 
-    python evidence/run.py --data FOLDER [--plan NAME ...] [--part val|test] [--work FOLDER]
+    python evidence/run.py --data FOLDER [--plan NAME ...] [--part val|test] [--work FOLDER] [--jobs N]
 
 A plan is a TOML file in ``plans/``: `unlabeled compare --config` with the data laid out.  What has run stays in the work folder and is not
 run again.  With ``--part test`` the rows go to ``NAME.csv``, the table to ``NAME.md`` and the comparisons to
@@ -27,7 +27,7 @@ from unlabeled.training.log import RunFolder
 HERE = Path(__file__).resolve().parent
 
 
-def run(name: str, data: Path, work: Path, part: Literal["val", "test"]) -> int:
+def run(name: str, data: Path, work: Path, part: Literal["val", "test"], jobs: int = 1) -> int:
     """Run one plan, print its table, and keep the figures of test subjects; give the comparison's exit code."""
     config = HERE / "plans" / f"{name}.toml"
     told = tomllib.loads(config.read_text())
@@ -38,6 +38,7 @@ def run(name: str, data: Path, work: Path, part: Literal["val", "test"]) -> int:
         out=work / name,
         config=config,
         part=part,
+        jobs=jobs,
         cache=work / "cache",
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
@@ -66,9 +67,10 @@ def main() -> None:
     parser.add_argument("--plan", action="append", default=[])
     parser.add_argument("--part", choices=("val", "test"), default="test")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "unlabeled-evidence")
+    parser.add_argument("--jobs", type=int, default=1, help="cells that run at once")
     asked = parser.parse_args()
     names = asked.plan or sorted(path.stem for path in (HERE / "plans").glob("*.toml"))
-    sys.exit(max(run(name, asked.data, asked.work, asked.part) for name in names))
+    sys.exit(max(run(name, asked.data, asked.work, asked.part, asked.jobs) for name in names))
 
 
 if __name__ == "__main__":
