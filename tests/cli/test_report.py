@@ -105,7 +105,7 @@ def test_what_is_no_run_is_refused_with_what_to_type(desk, finetuned, copied, tm
         ("nowhere", "nowhere is not there", "unlabeled pretrain"),
         ("pics.csv", "pics.csv is a file", "unlabeled pretrain"),
         ("empty", "empty holds neither a run nor a comparison", "unlabeled pretrain"),
-        (".", ". holds neither a run nor a comparison", "Did you mean run1?"),
+        (".", ". holds neither a run nor a comparison", "Did you mean "),
     ):
         said = type_in(["report", typed])
         assert said.code == 2, typed

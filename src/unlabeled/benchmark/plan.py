@@ -207,7 +207,7 @@ def collect(plan: Plan, out: Path, failed: Mapping[str, str] | None = None) -> O
     out
         Its folder.
     failed
-        Messages of what could not be run; without it, those of ``failed.csv``.
+        Messages of what could not be run; without it, those of ``failed.csv`` that are of this plan.
     """
     rows: list[dict[str, Any]] = []
     seconds: dict[str, dict[str, float]] = {}
@@ -229,8 +229,10 @@ def collect(plan: Plan, out: Path, failed: Mapping[str, str] | None = None) -> O
         for row in read_metrics(run, plan.part):
             about = {"method": cell.method, "fraction": cell.fraction, "seed": cell.seed}
             rows.append({**about, **row})
-    told = read_failed(out) if failed is None else failed
-    return Outcome(tuple(rows), dict(told), seconds, spent)
+    if failed is None:
+        own = {*map(pretraining_of, plan.methods), *(cell.name for cell in plan.cells)}
+        failed = {name: fault for name, fault in read_failed(out).items() if name in own}
+    return Outcome(tuple(rows), dict(failed), seconds, spent)
 
 
 def read_metrics(run: Path, part: str) -> Sequence[dict[str, Any]]:

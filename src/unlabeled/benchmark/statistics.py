@@ -227,7 +227,9 @@ def crossed_interval(
     wanted = error * -stdtrit(freedom, tails)
     half = (high - low) / 2
     stretch = max(1.0, float(wanted / half)) if half > 0 else 1.0
-    return Interval(mean, mean + stretch * float(low), mean + stretch * float(high))
+    return Interval(
+        mean, mean + min(0.0, stretch * float(low)), mean + max(0.0, stretch * float(high))
+    )
 
 
 def within(interval: Interval, bounds: tuple[float, float]) -> Interval:
