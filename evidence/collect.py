@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unlabeled.benchmark.measures import MEASURES
 from unlabeled.benchmark.statistics import Comparison, Score, compare_scores
 from unlabeled.benchmark.verdict import outcome as finding
 from unlabeled.catalogue import Card, cards
@@ -60,11 +61,16 @@ def compare_plan(name: str, here: Path = HERE) -> tuple[Comparison, dict[str, An
     """Compare the methods of a plan once more, from the scores that were kept."""
     told = tomllib.loads((here / "plans" / f"{name}.toml").read_text())
     rows = read_rows(here / f"{name}.csv")
-    return compare_scores(scores_of(rows, told["column"]), metric=told["metric"]), told
+    measure = next(each for each in MEASURES[told["task"]] if each.column == told["column"])
+    scores = scores_of(rows, measure.column)
+    better = measure.higher_is_better
+    return compare_scores(
+        scores, metric=told["metric"], higher_is_better=better, bounds=measure.bounds
+    ), told
 
 
 def scores_of(rows: Iterable[Mapping[str, str]], column: str) -> list[Score]:
-    """Average a measure over the scans and classes of each subject; without the engine, which would import torch."""
+    """Average a measure over the scans and classes of each subject."""
     held: dict[tuple[str, float, int, str], list[float]] = {}
     for row in rows:
         right = row.get("predicted") == row.get("truth")
