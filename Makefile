@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JOBS ?= 2
 
-.PHONY: demo test test-slow small-scale lint evidence benchmarks clean
+.PHONY: docs demo test test-slow small-scale lint evidence benchmarks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/unlabeled demo
@@ -20,6 +20,10 @@ test-slow: $(VENV)/.test
 small-scale: $(VENV)/.test
 	UNLABELED_PROOFS=evidence/small-scale.csv $(BIN)/python -m pytest -q -s -m slow tests/methods -k "$(or $(ONLY),proof or learns or small_scale)"
 	$(BIN)/python evidence/collect.py
+
+# the documentation, strictly: a broken link, or a page that is in no menu, is an error; open site/index.html
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
