@@ -15,7 +15,7 @@ from unlabeled.catalogue.evidence import Measured, Proof, measured, proofs, tell
 from unlabeled.catalogue.markdown import linked, table
 from unlabeled.catalogue.venues import VENUES
 from unlabeled.cli.options import describe
-from unlabeled.methods._base import SharedOptions
+from unlabeled.methods._base import Needs, SharedOptions
 from unlabeled.methods._outline import Outline, outline
 from unlabeled.methods._registry import find, slugs
 from unlabeled.options import Between, Options, flag
@@ -36,7 +36,7 @@ def overview() -> str:
                     f"[{slug}]({slug}.md)",
                     paper.category,
                     "" if told is None else f"{told.unit}, {_dims(told.dims)}",
-                    "" if told is None else ", ".join(told.needs) or "nothing more",
+                    ", ".join(needs_of(find(slug).needs)) or "nothing more",
                     "" if told is None else ", ".join(told.carries),
                     f"{paper.venue} {paper.year}",
                 )
@@ -77,7 +77,7 @@ def complete(slug: str, written: str) -> str:
     paper = card(slug)
     parts = [
         head[1],
-        _card(paper, told),
+        _card(paper, told, kind.needs),
         written[head.end() :].rstrip(),
         _quirks(kind.quirks, written),
         _options(kind.options_class, written),
@@ -87,7 +87,7 @@ def complete(slug: str, written: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _card(paper: Card, told: Outline) -> str:
+def _card(paper: Card, told: Outline, needs: Needs) -> str:
     venue = VENUES[paper.venue].name if paper.venue in VENUES else paper.venue
     official = "clean (default), official" if "official" in told.fidelity else "clean"
     rows = [
@@ -96,7 +96,7 @@ def _card(paper: Card, told: Outline) -> str:
         ("Links", _links(paper)),
         ("Category", paper.category),
         ("Learns from", f"one {told.unit} a sample, {_dims(told.dims)}"),
-        ("Needs", ", ".join(told.needs) or "nothing but the scans"),
+        ("Needs", ", ".join(needs_of(needs)) or "nothing but the scans"),
         ("Carries to a task", ", ".join(told.carries)),
         ("Makes by itself", told.makes),
         ("`--fidelity`", official),
@@ -110,6 +110,24 @@ def _card(paper: Card, told: Outline) -> str:
         else ""
     )
     return f"{shown}{image}"
+
+
+def needs_of(needs: Needs) -> list[str]:
+    """Say what a method asks of the data, all of it.
+
+    >>> from unlabeled.data.scan import Unit
+    >>> needs_of(Needs(unit=Unit.IMAGE, dims=(2,), some=("response",), subjects=2))
+    ['response in some rows', '2 subjects']
+    """
+    told = [*needs.metadata, *(f"{name} in some rows" for name in needs.some)]
+    told += ["whole volumes"] if needs.volumes else []
+    told += ["colour"] if needs.colour else []
+    counts = {
+        "modalities": needs.channels,
+        "scans a subject": needs.scans_per_subject,
+        "subjects": needs.subjects,
+    }
+    return told + [f"{count} {what}" for what, count in counts.items() if count > 1]
 
 
 def _links(paper: Card) -> str:

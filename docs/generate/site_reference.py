@@ -74,12 +74,15 @@ def help_of(*words: str) -> str:
 
 def python() -> str:
     """List the public names, their results, and what a method is written with, for mkdocstrings to fill in."""
-    public = (getattr(unlabeled, name) for name in unlabeled.__all__)
-    places = [f"{each.__module__}.{each.__qualname__}" for each in public]
+    public = {name: getattr(unlabeled, name) for name in unlabeled.__all__}
+    places = {
+        f"unlabeled.{name}": f"{each.__module__}.{each.__qualname__}"
+        for name, each in public.items()
+    }
     sections = {
         "What the command line does": places,
-        "Results": RESULTS,
-        "Writing a method": METHODS,
+        "Results": {place.rpartition(".")[2]: place for place in RESULTS},
+        "Writing a method": {place.rpartition(".")[2]: place for place in METHODS},
     }
     parts = [
         "# Python",
@@ -88,5 +91,10 @@ def python() -> str:
         "```python\nimport unlabeled\n\nprint(unlabeled.list_methods())\n```",
     ]
     for title, names in sections.items():
-        parts += [f"## {title}", *(f"::: {name}" for name in names)]
+        parts += [f"## {title}", *(_filled_in(name, place) for name, place in names.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _filled_in(name: str, place: str) -> str:
+    """Ask mkdocstrings for what lies at a place, under the name by which people import it."""
+    return f"::: {place}\n    options:\n      heading: {name}\n      toc_label: {name}"

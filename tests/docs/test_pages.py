@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import site_hooks
 from blocks import FILES, RUN, SHOWN, blocks_of, every_block, pages
 from following import follow
 
@@ -26,6 +27,14 @@ def at_a_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", WITH_BLOCKS)
 def test_what_a_page_says_works(page: str, at_a_desk: Path) -> None:
     faults = follow(blocks_of(pages()[page], page), at_a_desk)
+    assert not faults, "\n\n".join(faults)
+
+
+@pytest.mark.parametrize("page", ["methods/index.md", "catalogue/index.md", "reference/python.md"])
+def test_what_a_generated_page_says_works(page: str, at_a_desk: Path) -> None:
+    blocks = blocks_of(site_hooks.generated()[page], page)
+    assert any(block.language in RUN for block in blocks)
+    faults = follow(blocks, at_a_desk)
     assert not faults, "\n\n".join(faults)
 
 

@@ -90,6 +90,7 @@ def test_every_method_has_its_page_with_all_it_says_of_itself(site: Path) -> Non
             assert flag(name) in shown, f"{slug}: {name}"
         assert cards()[slug].title in shown
         assert "Carries to a task" in shown
+        assert all(name in shown for name in (*kind.needs.metadata, *kind.needs.some))
         assert "How to cite" in shown
         for row in measured().get(slug, ()):
             assert f"{row.difference:+.3f}" in shown
@@ -120,6 +121,7 @@ def test_python_names_have_their_docstrings(site: Path) -> None:
         "Compare methods with training from scratch, at every label fraction and from every seed.",
         "Train a task on labelled scans",
         "One optimiser step: asked for with yield",
+        "unlabeled.list_methods",
     ):
         assert sentence.split(",")[0] in shown, sentence
 
