@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -245,3 +246,53 @@ def replace_spots(image: Tensor, spots: Tensor, donors: Tensor) -> Tensor:
     replaced = image.clone()
     replaced[tuple(spots.T)] = image[tuple(donors.T)]
     return replaced
+
+
+class MaskedPieces(NamedTuple):
+    """Pieces of which some lost voxels, and where."""
+
+    pieces: Tensor  # piece channel *edges
+    masked: Tensor  # piece: true where voxels were taken
+    keep: Tensor  # piece *edges: false where one was taken
+
+
+@dataclass(frozen=True)
+class MaskPieces:
+    """Take single voxels out of some pieces of an image (Rubik's cube+, Zhu et al., MedIA 2020).
+
+    Each piece by itself is masked with probability `p_mask`; each voxel of a masked piece by itself is taken with
+    probability `p_drop`, in all channels alike.  Kept voxels and other pieces stay as they are, bit for bit.
+
+    Parameters
+    ----------
+    p_mask
+        Probability that a piece is masked.
+    p_drop
+        Share of a masked piece's voxels that are taken.
+    fill
+        What stands in their place.
+    """
+
+    p_mask: float = 0.5
+    p_drop: float = 0.5
+    fill: float = 0.0
+
+    def choose(self, numbers: Sequence[float]) -> Tensor:
+        """Say what numbers in [0, 1), one a piece, mean: those below `p_mask` mask."""
+        return torch.tensor([number < self.p_mask for number in numbers], dtype=torch.bool)
+
+    def draw(self, pieces: int, edges: Sequence[int], rng: Generator) -> tuple[Tensor, Tensor]:
+        """Draw which pieces are masked, ``piece``, and which voxels stay, ``piece *edges``."""
+        masked = self.choose(_draws.uniforms(pieces, rng))
+        keep = torch.ones((pieces, *edges), dtype=torch.bool)
+        keep[masked] = uniform_noise((int(masked.sum()), *edges), rng) >= self.p_drop
+        return masked, keep
+
+    def apply(self, pieces: Tensor, keep: Tensor) -> Tensor:
+        """Fill ``piece channel *edges`` where ``piece *edges`` is false."""
+        return torch.where(keep[:, None], pieces, self.fill)
+
+    def __call__(self, pieces: Tensor, rng: Generator) -> MaskedPieces:
+        """Mask some of ``piece channel *edges``."""
+        masked, keep = self.draw(len(pieces), pieces.shape[2:], rng)
+        return MaskedPieces(self.apply(pieces, keep), masked, keep)
