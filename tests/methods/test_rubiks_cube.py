@@ -17,12 +17,13 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from unlabeled.errors import DataError, OptionError
-from unlabeled.methods.rubiks_cube import Options, RubiksCube, Sample, spread
+from unlabeled.methods.rubiks_cube import Options, RubiksCube
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import load_encoder, read_weights
 from unlabeled.rng import generator
 from unlabeled.training.pretrain import pretrain
+from unlabeled.transforms.cubes import Scrambled, spread
 from unlabeled.transforms.puzzles import Cells, choose_permutations, cut, half_turn
 
 SMALL = {"patch_size": (8, 6, 8), "gap": (4, 3, 2), "permutations": 12}
@@ -83,7 +84,7 @@ def test_must_have_1_eight_equal_cubes_from_their_cells():
     for seed in range(60):
         cubes, order, _, _ = small.views(numbered(*space), generator(seed))
         assert cubes.shape == (8, 1, 8, 6, 8)
-        back = cubes[np.argsort(small.scramble.orders[order]).tolist()]
+        back = cubes[np.argsort(small.puzzle.scramble.orders[order]).tolist()]
         seen.append(corners(back, space) - corner - in_order)
     offsets = np.stack(seen)
     assert offsets.min((0, 1)).tolist() == [0, 0, 0]
@@ -91,7 +92,7 @@ def test_must_have_1_eight_equal_cubes_from_their_cells():
     small.eval()
     for seed in range(5):
         cubes, order, _, _ = small.views(numbered(*space), generator(seed))
-        back = cubes[np.argsort(small.scramble.orders[order]).tolist()]
+        back = cubes[np.argsort(small.puzzle.scramble.orders[order]).tolist()]
         assert (corners(back, space) - corner - in_order == [2, 1, 1]).all()
 
 
@@ -106,7 +107,7 @@ def test_must_have_2_cubes_never_overlap_and_keep_the_gap():
         for seed in range(40):
             cubes, order, _, _ = small.views(numbered(*space), generator(seed))
             assert len(cubes.unique()) == cubes.numel()
-            back = cubes[np.argsort(small.scramble.orders[order]).tolist()]
+            back = cubes[np.argsort(small.puzzle.scramble.orders[order]).tolist()]
             starts = corners(back, space).reshape(2, 2, 2, 3)
             for axis, allowed in enumerate(gaps):
                 between = np.diff(starts, axis=axis)[..., axis] - (8, 6, 8)[axis]
@@ -124,14 +125,14 @@ def test_must_have_3_published_permutations(golden: Path):
         np.testing.assert_array_equal(chosen, arrays[name])
         assert len(np.unique(chosen, axis=0)) == len(chosen)
         assert (np.sort(chosen, 1) == np.arange(8)).all()
-    ours = method(permutation_rule="max-mean", permutations=100).scramble.orders
+    ours = method(permutation_rule="max-mean", permutations=100).puzzle.scramble.orders
     np.testing.assert_array_equal(ours, arrays["k100_maxmean"])
     near = choose_permutations(8, 100, "max-min", (5, 7, 4, 0, 6, 1, 3, 2))
     np.testing.assert_array_equal(near, arrays["k100_maxmin_own"])
 
 
 def test_must_have_4_hamming_distances():
-    orders = method(permutations=100).scramble.orders
+    orders = method(permutations=100).puzzle.scramble.orders
     assert orders[0].tolist() == list(range(8))
     apart = (orders[:, None] != orders[None]).sum(-1)[np.triu_indices(100, 1)]
     assert np.bincount(apart).tolist() == [0] * 6 + [1472, 1735, 1743]
@@ -158,17 +159,17 @@ def test_must_have_6_half_turns():
 
 def test_must_have_7_bits_describe_slots():
     record, still = numbered(24, 18, 20), method(normalise="scan", jitter=0.0, p_rotate=0.0)
-    original = still.cutter(record)
+    original = still.puzzle.cutter(record)
     for seed in range(20):
         cubes, order, horizontal, vertical = still.views(record, generator(seed))
-        assert torch.equal(cubes, original[still.scramble.orders[order].tolist()])
+        assert torch.equal(cubes, original[still.puzzle.scramble.orders[order].tolist()])
         assert not horizontal.any()
         assert not vertical.any()
     turning = method(normalise="scan", jitter=0.0)
     for seed in range(20):
         cubes, order, horizontal, vertical = turning.views(record, generator(seed))
         assert not (horizontal * vertical).any()
-        for slot, piece in enumerate(turning.scramble.orders[order]):
+        for slot, piece in enumerate(turning.puzzle.scramble.orders[order]):
             expected = original[piece]
             if horizontal[slot]:
                 expected = expected.flip(2, 3)
@@ -197,10 +198,10 @@ def test_golden_transform(golden: Path):
     volume = torch.from_numpy(arrays["volume"])[None]
     starts = Cells((2, 2, 2), (28, 28, 20), (8, 8, 6)).starts()
     np.testing.assert_array_equal(starts, arrays["cube_offsets"])
-    cubes = small.cutter(held(volume))
+    cubes = small.puzzle.cutter(held(volume))
     assert torch.equal(cubes, cut(volume, starts, (8, 8, 6)))
     np.testing.assert_array_equal(cubes[:, 0], arrays["cubes"])
-    disorder = small.scramble.disorder(int(arrays["order_label"]), arrays["u"].tolist())
+    disorder = small.puzzle.scramble.disorder(int(arrays["order_label"]), arrays["u"].tolist())
     np.testing.assert_array_equal(disorder.permutation, arrays["permutation"])
     np.testing.assert_array_equal(cubes[list(disorder.permutation)][:, 0], arrays["permuted"])
     np.testing.assert_array_equal(disorder(cubes)[:, 0], arrays["rotated"])
@@ -218,10 +219,10 @@ def test_must_have_8_branches_share_their_weights():
     assert not torch.allclose(features, turned)
 
 
-def given_answers(golden: Path) -> tuple[Sample, dict[str, torch.Tensor], dict[str, np.ndarray]]:
+def given_answers(golden: Path) -> tuple[Scrambled, dict[str, torch.Tensor], dict[str, np.ndarray]]:
     """Labels and logits of the golden case; logits of the rotation heads from its probabilities."""
     arrays = dict(np.load(golden / "rubiks-cube" / "loss.npz"))
-    batch = Sample(
+    batch = Scrambled(
         torch.empty(0),
         torch.from_numpy(arrays["order_label"]).long(),
         torch.from_numpy(arrays["hor"]).float(),
@@ -257,7 +258,9 @@ def test_must_have_9_golden_losses_and_gradients(golden: Path):
 
 def test_must_have_9_by_hand():
     small = method()
-    batch = Sample(torch.empty(0), torch.tensor([2]), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
+    batch = Scrambled(
+        torch.empty(0), torch.tensor([2]), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)
+    )
     told = {
         "order": torch.zeros(1, 4),
         "horizontal": torch.tensor([[0.8, 0.3]]).logit(),
@@ -272,7 +275,7 @@ def test_must_have_9_by_hand():
 
 @pytest.mark.parametrize("count", [4, 100])
 def test_must_have_10_knowing_nothing(count: int):
-    batch = Sample(torch.empty(0), torch.tensor([3]), torch.ones(1, 8), torch.zeros(1, 8))
+    batch = Scrambled(torch.empty(0), torch.tensor([3]), torch.ones(1, 8), torch.zeros(1, 8))
     told = {"order": torch.zeros(1, count), "horizontal": torch.zeros(1, 8), "vertical": torch.zeros(1, 8)}  # fmt: skip
     losses = method(permutations=count).losses(told, batch)
     assert float(losses["order"]) == pytest.approx(math.log(count))
@@ -364,7 +367,7 @@ def test_score_by_hand():
     small = method(permutations=4)
     turned = torch.zeros(2, 8)
     turned[0, :4] = 1
-    batch = Sample(torch.rand(2, 8, 1, 8, 8, 8), torch.tensor([0, 3]), turned, torch.zeros(2, 8))
+    batch = Scrambled(torch.rand(2, 8, 1, 8, 8, 8), torch.tensor([0, 3]), turned, torch.zeros(2, 8))
     logits = torch.zeros(2, 4)
     logits[:, 0] = 5
     small.answers = lambda cubes: {
@@ -396,7 +399,7 @@ def test_preview_shows_what_a_right_answer_puts_back():
     assert all(0 <= each.min() <= each.max() <= 1 for each in shown.values())
     assert torch.equal(shown["put back"], shown["as it was"])
     assert not torch.equal(shown["given"], shown["as it was"])
-    original = small.cutter(record)
+    original = small.puzzle.cutter(record)
     low, high = original.flatten(2).amin(2), original.flatten(2).amax(2)
     stretched = (original - low.view(8, 1, 1, 1, 1)) / (high - low).view(8, 1, 1, 1, 1)
     torch.testing.assert_close(shown["as it was"][0], spread(stretched))
@@ -437,8 +440,8 @@ def learn(
     }
     step = RubiksCube.step
 
-    def astray(self: RubiksCube, batch: Sample):
-        return step(self, Sample(batch.cubes, *(part.roll(1, 0) for part in batch[1:])))
+    def astray(self: RubiksCube, batch: Scrambled):
+        return step(self, Scrambled(batch.cubes, *(part.roll(1, 0) for part in batch[1:])))
 
     with pytest.MonkeyPatch.context() as patch:
         if cut_signal:

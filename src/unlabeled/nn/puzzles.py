@@ -8,6 +8,9 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.heads import pool
+
 
 class PieceHeads(nn.Module):
     """What stands on a shared encoder in a puzzle of several pieces ("Siamese-Octad" where there are eight).
@@ -61,6 +64,13 @@ class PieceHeads(nn.Module):
         """Compute ``batch number`` logits by the name of the head."""
         together = self.project(pooled).flatten(1)
         return {name: head(together) for name, head in self.heads.items()}
+
+
+def pool_pieces(
+    encoder: Encoder, pieces: Float[Tensor, "batch piece channel *space"]
+) -> Float[Tensor, "batch piece feature"]:
+    """Compute the mean of each piece's coarsest map: the same weights for every piece."""
+    return pool(encoder(pieces.flatten(0, 1))).view(*pieces.shape[:2], -1)
 
 
 def _layers(widths: list[int], leaving: int) -> nn.Sequential:
