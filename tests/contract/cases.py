@@ -51,6 +51,12 @@ OWN: dict[str, dict[str, Any]] = {
         "features": 8,
         "head_width": 16,
     },
+    "rubiks-cube-plus": {
+        "patch_size": (10, 10, 10),
+        "permutations": 6,
+        "features": 8,
+        "head_width": 16,
+    },
 }
 
 

@@ -1,0 +1,175 @@
+"""Rubik's cube+: order and turns of eight cubes, and which of them lost voxels (Zhu et al., MedIA 2020).
+
+As in Rubik's cube, a volume is cut into 2 x 2 x 2 cubes, which are put into one of K orders and partly turned.  Then
+single voxels are taken out of some cubes.  One encoder looks at every cube; heads that see all eight say the order
+(softmax over K) and, of every slot, whether it is turned in either way and whether it is masked (sigmoids).  The loss
+is ``a L_order + b (L_horizontal + L_vertical) + c L_mask``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from unlabeled.data.scan import Unit
+from unlabeled.data.store import Record
+from unlabeled.errors import OptionError
+from unlabeled.losses.puzzles import scramble_losses, scramble_scores, slot_loss
+from unlabeled.methods._base import Method, Monitor, Needs, SharedOptions, Update
+from unlabeled.methods._cubes import CubeOptions, falling_adam
+from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.puzzles import PieceHeads, pool_pieces
+from unlabeled.nn.schedules import Schedule
+from unlabeled.nn.unet import UNetEncoder
+from unlabeled.options import NonNegative, Probability
+from unlabeled.transforms.cubes import SLOTS, spread
+from unlabeled.transforms.masking import MaskPieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CubeOptions):
+    """Defaults of the paper where known, else of a third-party implementation (there is no official code).
+
+    Parameters
+    ----------
+    p_mask
+        Probability that a cube is masked (third-party code; the paper's is unconfirmed).
+    p_drop
+        Share of a masked cube's voxels that are taken (third-party code; the paper's is unconfirmed).
+    fill
+        What stands in their place: the darkest intensity of a normalised cube (ours), or 0 (third-party code), which is
+        a middle grey in cubes of [-1, 1].
+    order_weight, rotation_weight, mask_weight
+        Weights of the three losses (third-party code; the paper's tuned ones are unconfirmed).
+    rotation_reduction
+        Over the eight cubes, of turns and masks: the mean (third-party code) or the sum (paper).
+    """
+
+    p_mask: Probability = 0.5
+    p_drop: Probability = 0.5
+    fill: Literal["background", "zero"] = "background"
+    order_weight: NonNegative = 1.0
+    rotation_weight: NonNegative = 1.0
+    mask_weight: NonNegative = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order_weight == self.rotation_weight == self.mask_weight == 0:
+            raise OptionError("all weights of the loss are 0", "Give --order-weight 1.")
+
+
+class Sample(NamedTuple):
+    """The cubes of a scan as the network sees them, and what was done to them."""
+
+    cubes: Tensor  # *batch slot channel *space; in [-1, 1] or [0, 1]
+    order: Tensor  # *batch: number of the order, whole
+    horizontal: Tensor  # *batch slot: 1 where the slot is turned, else 0
+    vertical: Tensor  # *batch slot
+    masked: Tensor  # *batch slot: 1 where the slot lost voxels
+    counts: Tensor  # *batch slot: 0 where a cube held only what fills, and nobody could tell
+
+
+class RubiksCubePlus(Method):
+    """One encoder looks at eight cubes; heads say their order, which are turned, and which are masked."""
+
+    needs: ClassVar[Needs] = Needs(unit=Unit.VOLUME, dims=(3,))
+    options_class: ClassVar[type[SharedOptions]] = Options
+    monitor: ClassVar[Monitor] = Monitor("accuracy", "higher", chance="chance")
+    keeps = "best"
+
+    options: Options
+
+    def __init__(self, options: Options, encoder: Encoder) -> None:
+        super().__init__(options, encoder)
+        self.puzzle = options.puzzle
+        if isinstance(encoder, UNetEncoder):
+            encoder.check(options.patch_size)
+        fill = self.puzzle.background if options.fill == "background" else 0.0
+        self.mask = MaskPieces(options.p_mask, options.p_drop, fill)
+        heads = {
+            "order": (options.permutations, 2),
+            "horizontal": (SLOTS, 1),
+            "vertical": (SLOTS, 1),
+            "masked": (SLOTS, 1),
+        }
+        self.heads = PieceHeads(
+            encoder.channels[-1], SLOTS, heads, features=options.features, width=options.head_width
+        )
+
+    @classmethod
+    def require(cls, record: Record, options: Options) -> None:
+        """Refuse scans shorter than two cubes: constant padding would tell where a cube was."""
+        options.cutter.require(record.space)
+
+    def views(self, record: Record, rng: Generator) -> Sample:
+        """Cut, order and turn the cubes, then take voxels out of some: last, so that the labels speak of slots."""
+        cubes, *done = self.puzzle(record, rng, jittered=self.training)
+        hidden, masked, _ = self.mask(cubes, rng)
+        counts = (cubes != self.mask.fill).flatten(1).any(1)
+        return Sample(hidden, *done, masked.float(), counts.float())
+
+    def answers(self, cubes: Tensor) -> dict[str, Tensor]:
+        """Compute logits: ``order`` ``batch order``; ``horizontal``, ``vertical``, ``masked`` ``batch slot``."""
+        told = self.heads(pool_pieces(self.encoder, cubes))
+        return {name: logits.float() for name, logits in told.items()}
+
+    def losses(self, told: Mapping[str, Tensor], batch: Sample) -> dict[str, Tensor]:
+        """Compare with what was done: ``order``, ``rotation``, the sum of both ways, and ``mask`` [nat]."""
+        _, *done, masked, counts = batch
+        reduction = self.options.rotation_reduction
+        return {
+            **scramble_losses(told, *done, reduction),
+            "mask": slot_loss(told["masked"], masked, reduction, counts),
+        }
+
+    def step(self, batch: Sample) -> Iterator[Update]:
+        """Weigh the three questions."""
+        each = self.losses(self.answers(batch.cubes), batch)
+        order, rotation = self.options.order_weight, self.options.rotation_weight
+        loss = order * each["order"] + rotation * each["rotation"]
+        yield Update(loss + self.options.mask_weight * each["mask"], shows=each)
+
+    def optimiser(
+        self, name: str, modules: Iterable[nn.Module]
+    ) -> tuple[torch.optim.Optimizer, Schedule]:
+        """Make Adam; the rate falls to a tenth every so many epochs."""
+        return falling_adam(self.options, modules)
+
+    def score(self, batch: Sample) -> dict[str, Tensor]:
+        """Count right answers, beside what is right by chance: any order, and the commoner answer about slots."""
+        told = self.answers(batch.cubes)
+        _, *done, masked, counts = batch
+        counted = scramble_scores(told, *done, self.options.p_rotate / 2)
+        right = ((told["masked"] > 0) == (masked > 0.5)) * counts
+        mask = right.sum() / counts.sum().clamp(min=1)
+        mask_chance = torch.tensor(max(self.options.p_mask, 1 - self.options.p_mask))
+        turns = (counted["horizontal"] + counted["vertical"]) / 2
+        return {
+            "accuracy": (counted["order"] + turns + mask) / 3,
+            "chance": (counted["order chance"] + counted["rotation chance"] + mask_chance) / 3,
+            **counted,
+            "masked": mask,
+            "mask chance": mask_chance,
+            **{f"{name} loss": loss for name, loss in self.losses(told, batch).items()},
+        }
+
+    def preview(self, batch: Sample) -> dict[str, Tensor]:
+        """Show the cubes as given, how surely each is said to be masked and which are (bright), put back and as before."""
+        cubes, *done, masked, _ = batch
+        told = self.answers(cubes)
+        shown = self.puzzle.pictures(cubes, told, *done)
+        bits = {"said to be masked": told["masked"].sigmoid(), "masked": masked}
+        flat = {
+            caption: torch.stack([spread(each) for each in _even(bit.float().cpu(), cubes)])
+            for caption, bit in bits.items()
+        }
+        return {"given": shown.pop("given"), **flat, **shown}
+
+
+def _even(bits: Tensor, cubes: Tensor) -> Tensor:
+    """Make cubes of one intensity each, shaped like `cubes`, from ``batch slot`` numbers."""
+    return bits.view(*bits.shape, *(1,) * (cubes.ndim - 2)).expand(cubes.shape)
