@@ -92,6 +92,10 @@ SMALL = {
         3,
         {"encoder": "resenc-tiny", "patch_size": (16, 16, 16), "batch_size": 2},
     ),
+    "rubiks-cube-plus 3D resenc-tiny": (
+        3,
+        {"encoder": "resenc-tiny", "patch_size": (16, 16, 16), "batch_size": 2},
+    ),
     "shape-landmarks 2D landmark-cnn": (
         2,
         {"patch_size": (64, 64), "batch_size": 4, "ranking_batches": 1},
@@ -119,6 +123,10 @@ FULL = {
     "global-local-contrast 2D unet-6": (2, {"encoder": "unet-6", "patch_size": (192, 192)}),
     "gloria 2D resnet50": (2, {"encoder": "resnet50", "batch_size": 48}),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8}),
+    "rubiks-cube-plus 3D unet": (
+        3,
+        {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8},
+    ),
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
@@ -126,7 +134,7 @@ FULL = {
 #: methods that learn from pictures and a brain's responses to them
 BRAINS = {"fmri-reconstruction"}
 #: patches that a scan must hold side by side, where that is more than one: by slug
-PATCHES_ALONG = {"rubiks-cube": 2}
+PATCHES_ALONG = {"rubiks-cube": 2, "rubiks-cube-plus": 2}
 
 
 def bare_times(method: Method, phase: Phase, batch: Any, fabric: Any, steps: int) -> float:
