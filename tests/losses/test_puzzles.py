@@ -40,3 +40,25 @@ def test_yes_everywhere_is_not_free_and_wrong_answers_stay_finite_in_half_precis
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
+
+
+@given(
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 4),
+    slots=st.integers(1, 9),
+    reduction=st.sampled_from(["mean", "sum"]),
+)
+def test_only_slots_that_count_count(seed, batch, slots, reduction):
+    rng = generator(seed)
+    logits = torch.randn(batch, slots, generator=rng)
+    bits = torch.randint(2, (batch, slots), generator=rng).float()
+    everywhere = slot_loss(logits, bits, reduction, torch.ones_like(bits))
+    torch.testing.assert_close(everywhere, slot_loss(logits, bits, reduction))
+    counts = torch.randint(2, (batch, slots), generator=rng).float()
+    counted = slot_loss(logits, bits, reduction, counts)
+    wild = torch.where(counts > 0, logits, 50 * logits)  # what does not count may say anything
+    torch.testing.assert_close(slot_loss(wild, bits, reduction, counts), counted)
+    chosen = counts > 0
+    if reduction == "mean" and chosen.any():
+        torch.testing.assert_close(counted, slot_loss(logits[chosen][None], bits[chosen][None]))
+    assert float(slot_loss(logits, bits, reduction, torch.zeros_like(bits))) == 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from unlabeled.nn.puzzles import PieceHeads
+from unlabeled.nn.encoders import build_encoder
+from unlabeled.nn.puzzles import PieceHeads, pool_pieces
 
 HEADS = {"order": (5, 2), "turned": (3, 1), "plain": (2, 0)}
 
@@ -49,3 +50,13 @@ def test_a_gradient_reaches_every_parameter():
 def test_a_network_takes_as_many_pieces_as_it_was_built_for():
     with pytest.raises(RuntimeError):
         heads()(torch.rand(2, 4, 6))
+
+
+def test_pooled_features_of_a_piece_do_not_depend_on_its_companions():
+    torch.manual_seed(0)
+    encoder = build_encoder("resenc-tiny", dims=3, in_channels=1).eval()
+    pieces = torch.rand(2, 3, 1, 16, 8, 8)
+    with torch.no_grad():
+        pooled = pool_pieces(encoder, pieces)
+        assert pooled.shape == (2, 3, encoder.channels[-1])
+        torch.testing.assert_close(pool_pieces(encoder, pieces[1:, 2:])[0, 0], pooled[1, 2])

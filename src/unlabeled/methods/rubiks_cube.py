@@ -91,8 +91,7 @@ class RubiksCube(Method):
 
     def losses(self, told: Mapping[str, Tensor], batch: Scrambled) -> dict[str, Tensor]:
         """Compare with what was done: ``order``, and ``rotation``, the sum of both directions [nat]."""
-        _, *done = batch
-        return scramble_losses(told, *done, self.options.rotation_reduction)
+        return scramble_losses(told, *batch[1:], self.options.rotation_reduction)
 
     def step(self, batch: Scrambled) -> Iterator[Update]:
         """Weigh both questions."""
@@ -109,8 +108,7 @@ class RubiksCube(Method):
     def score(self, batch: Scrambled) -> dict[str, Tensor]:
         """Count right answers, beside what is right by chance: any order, and the commoner answer about turns."""
         told = self.answers(batch.cubes)
-        _, *done = batch
-        counted = scramble_scores(told, *done, self.options.p_rotate / 2)
+        counted = scramble_scores(told, *batch[1:], self.options.p_rotate / 2)
         losses = self.losses(told, batch)
         turns = (counted["horizontal"] + counted["vertical"]) / 2
         return {
@@ -123,5 +121,4 @@ class RubiksCube(Method):
 
     def preview(self, batch: Scrambled) -> dict[str, Tensor]:
         """Show the cubes as they are given, as the network would put them back, and as they were."""
-        cubes, *done = batch
-        return self.puzzle.pictures(cubes, self.answers(cubes), *done)
+        return self.puzzle.pictures(batch.cubes, self.answers(batch.cubes), *batch[1:])

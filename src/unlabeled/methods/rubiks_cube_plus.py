@@ -107,10 +107,10 @@ class RubiksCubePlus(Method):
 
     def views(self, record: Record, rng: Generator) -> Sample:
         """Cut, order and turn the cubes, then take voxels out of some: last, so that the labels speak of slots."""
-        cubes, *done = self.puzzle(record, rng, jittered=self.training)
-        hidden, masked, _ = self.mask(cubes, rng)
-        counts = (cubes != self.mask.fill).flatten(1).any(1)
-        return Sample(hidden, *done, masked.float(), counts.float())
+        scrambled = self.puzzle(record, rng, jittered=self.training)
+        hidden, masked, _ = self.mask(scrambled.cubes, rng)
+        counts = (scrambled.cubes != self.mask.fill).flatten(1).any(1)
+        return Sample(hidden, *scrambled[1:], masked.float(), counts.float())
 
     def answers(self, cubes: Tensor) -> dict[str, Tensor]:
         """Compute logits: ``order`` ``batch order``; ``horizontal``, ``vertical``, ``masked`` ``batch slot``."""
@@ -119,11 +119,10 @@ class RubiksCubePlus(Method):
 
     def losses(self, told: Mapping[str, Tensor], batch: Sample) -> dict[str, Tensor]:
         """Compare with what was done: ``order``, ``rotation``, the sum of both ways, and ``mask`` [nat]."""
-        _, *done, masked, counts = batch
         reduction = self.options.rotation_reduction
         return {
-            **scramble_losses(told, *done, reduction),
-            "mask": slot_loss(told["masked"], masked, reduction, counts),
+            **scramble_losses(told, *batch[1:4], reduction),
+            "mask": slot_loss(told["masked"], batch.masked, reduction, batch.counts),
         }
 
     def step(self, batch: Sample) -> Iterator[Update]:
@@ -142,10 +141,9 @@ class RubiksCubePlus(Method):
     def score(self, batch: Sample) -> dict[str, Tensor]:
         """Count right answers, beside what is right by chance: any order, and the commoner answer about slots."""
         told = self.answers(batch.cubes)
-        _, *done, masked, counts = batch
-        counted = scramble_scores(told, *done, self.options.p_rotate / 2)
-        right = ((told["masked"] > 0) == (masked > 0.5)) * counts
-        mask = right.sum() / counts.sum().clamp(min=1)
+        counted = scramble_scores(told, *batch[1:4], self.options.p_rotate / 2)
+        right = ((told["masked"] > 0) == (batch.masked > 0.5)) * batch.counts
+        mask = right.sum() / batch.counts.sum().clamp(min=1)
         mask_chance = torch.tensor(max(self.options.p_mask, 1 - self.options.p_mask))
         turns = (counted["horizontal"] + counted["vertical"]) / 2
         return {
@@ -159,12 +157,11 @@ class RubiksCubePlus(Method):
 
     def preview(self, batch: Sample) -> dict[str, Tensor]:
         """Show the cubes as given, how surely each is said to be masked and which are (bright), put back and as before."""
-        cubes, *done, masked, _ = batch
-        told = self.answers(cubes)
-        shown = self.puzzle.pictures(cubes, told, *done)
-        bits = {"said to be masked": told["masked"].sigmoid(), "masked": masked}
+        told = self.answers(batch.cubes)
+        shown = self.puzzle.pictures(batch.cubes, told, *batch[1:4])
+        bits = {"said to be masked": told["masked"].sigmoid(), "masked": batch.masked}
         flat = {
-            caption: torch.stack([spread(each) for each in _even(bit.float().cpu(), cubes)])
+            caption: torch.stack([spread(each) for each in _even(bit.float().cpu(), batch.cubes)])
             for caption, bit in bits.items()
         }
         return {"given": shown.pop("given"), **flat, **shown}
