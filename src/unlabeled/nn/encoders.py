@@ -28,6 +28,9 @@ _NAMES = (
     "vit",
     "landmark-cnn",
     "caffenet",
+    "sononet-16",
+    "sononet-32",
+    "sononet-64",
 )
 
 
@@ -110,6 +113,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ``vit``          vision transformer B/16
     ``landmark-cnn`` twelve convolutions without normalisation, halved seven times: the network of shape landmarks
     ``caffenet``     CaffeNet's first layer at stride 2 and two strided convolutions: predicts a brain's responses
+    ``sononet-64``   SonoNet, the convolutions of VGG-16 with normalisation; ``-32``, ``-16``: with fewer channels
     ===============  ==============================================================================================
 
     Parameters
@@ -158,6 +162,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.caffenet import CaffeNetEncoder
 
         return CaffeNetEncoder(dims=dims, in_channels=in_channels)
+    if family == "sononet":
+        from unlabeled.nn.sononet import SonoNetEncoder
+
+        return SonoNetEncoder(name, dims=dims, in_channels=in_channels)
     if family == "landmark":
         from unlabeled.nn.landmark_cnn import LandmarkCNN
 
