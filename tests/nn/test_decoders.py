@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unlabeled.errors import OptionError
-from unlabeled.nn.decoders import DenseUpsampling, SkipDecoder, build_decoder, fit, spread_blocks
+from unlabeled.nn.decoders import (
+    Deconvolutions,
+    DenseUpsampling,
+    SkipDecoder,
+    build_decoder,
+    fit,
+    spread_blocks,
+)
 from unlabeled.nn.encoders import Encoder, build_encoder
 
 
@@ -147,3 +154,35 @@ def test_dense_upsampling_has_few_fresh_weights() -> None:
     assert count["duc"] < count["skip"]
     with pytest.raises(OptionError, match="at least one channel"):
         build_decoder(encoder, out_channels=0, kind="duc")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["unet", "sononet-16", "resenc-tiny", "resnet18", "vit-tiny"])
+def test_deconvolutions_restore_the_resolution_from_the_coarsest_map_alone(
+    name: str, dims: int
+) -> None:
+    encoder = build_encoder(name, dims=dims).eval()
+    decoder = Deconvolutions(encoder, out_channels=3).eval()
+    stride = encoder.strides[-1]
+    space = tuple(2 * edge if axis == 0 else edge for axis, edge in enumerate(stride))
+    with torch.no_grad():
+        maps = encoder(torch.rand(1, 1, *space))
+        decoded = decoder(maps, space)
+        assert decoded.shape == (1, 3, *space)
+        assert torch.equal(decoder([maps[-1]], space), decoded)
+        cut = tuple(edge - 1 for edge in space)
+        assert decoder(maps, cut).shape[2:] == cut
+
+
+def test_deconvolutions_of_the_widest_sononet() -> None:
+    """Four layers of 256, 128, 64 and 32 channels, kernel and stride 2, batch normalisation, ReLU, and a 1x1 convolution."""
+    with torch.device("meta"):
+        decoder = Deconvolutions(build_encoder("sononet-64", dims=2), out_channels=1)
+    kinds = [nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU] * 4
+    assert [type(layer) for layer in decoder.layers] == kinds
+    enlarging = [layer for layer in decoder.layers if isinstance(layer, nn.ConvTranspose2d)]
+    assert [layer.out_channels for layer in enlarging] == [256, 128, 64, 32]
+    assert all(layer.kernel_size == layer.stride == (2, 2) for layer in enlarging)
+    assert decoder.head.kernel_size == (1, 1)
+    with pytest.raises(OptionError, match="at least one channel"):
+        Deconvolutions(build_encoder("sononet-16", dims=2), out_channels=0)

@@ -157,6 +157,61 @@ class DenseUpsampling(nn.Module):
         return blocks if space is None else fit(blocks, space)
 
 
+class Deconvolutions(nn.Module):
+    """A few deconvolution layers on the coarsest map alone: no links, so all that is restored has to be in that map.
+
+    Each layer halves the stride by a transposed convolution whose kernel is its own stride, with batch normalisation and
+    ReLU, and halves the channels (not below 16); a 1x1 convolution ends it.  On 512 channels at stride 16 these are
+    layers of 256, 128, 64 and 32 channels.
+
+    Parameters
+    ----------
+    encoder
+        Any encoder of the contract; only its last channels and stride are read.
+    out_channels
+        Channels of the result.
+
+    Attributes
+    ----------
+    head
+        1x1 convolution to `out_channels`, without activation.
+    """
+
+    def __init__(self, encoder: Encoder, *, out_channels: int) -> None:
+        super().__init__()
+        if out_channels < 1:
+            raise OptionError(f"a decoder gives at least one channel, not {out_channels}")
+        flat = encoder.dims == 2
+        normalise = nn.BatchNorm2d if flat else nn.BatchNorm3d
+        layers: list[nn.Module] = []
+        width = encoder.channels[-1]
+        for ratio in _halvings(encoder.strides[-1]):
+            narrow = max(width // 2, min(width, _FEWEST))
+            layers += [_enlarge(width, narrow, ratio), normalise(narrow), nn.ReLU(inplace=True)]
+            width = narrow
+        self.layers = nn.Sequential(*layers)
+        self.head = (nn.Conv2d if flat else nn.Conv3d)(width, out_channels, 1)
+        self.apply(initialise)
+
+    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
+        """Decode feature maps, fine to coarse.
+
+        Parameters
+        ----------
+        features
+            What the encoder returned; only the last is used.
+        space
+            Edges of the image [voxel]; without it, the coarsest map's times its stride.
+
+        Returns
+        -------
+        Tensor
+            ``batch out_channels *space``.
+        """
+        decoded: Tensor = self.head(self.layers(features[-1]))
+        return decoded if space is None else fit(decoded, space)
+
+
 def spread_blocks(image: Tensor, stride: Sequence[int]) -> Tensor:
     """Lay channels out in space: ``batch (channel *stride) *space`` to ``batch channel *larger`` (pixel shuffle).
 
