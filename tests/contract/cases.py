@@ -42,6 +42,7 @@ OWN: dict[str, dict[str, Any]] = {
         "text_heads": 2,
     },
     "voidseg": {"encoder": "care-unet-tiny"},
+    "context-restoration": {"patience": 2},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
     "shape-landmarks": {"landmarks": 12, "kept": 3, "ranking_batches": 1},
