@@ -179,7 +179,8 @@ class ContextRestoration(Method):
     def score(self, batch: Sample) -> dict[str, Tensor]:
         """Measure the error, over all voxels and over those that changed, beside those of giving back the input.
 
-        ``swapped`` is the share of voxels that changed; swaps within an empty background change none.
+        ``variance`` is the error of giving back the mean intensity, ``swapped`` the share of voxels that changed; swaps
+        within an empty background change none.
         """
         damaged, intact = batch
         restored, changed = self.restore(damaged), damaged != intact
@@ -188,6 +189,7 @@ class ContextRestoration(Method):
             "mse_swapped": masked_error(restored, intact, changed),
             "identity": F.mse_loss(damaged, intact),
             "identity_swapped": masked_error(damaged, intact, changed),
+            "variance": intact.float().var(correction=0),
             "swapped": changed.float().mean(),
         }
 
