@@ -73,6 +73,41 @@ def draw_labelled_start(
     )
 
 
+def draw_start_holding(
+    space: Sequence[int], size: Sequence[int], box: Sequence[tuple[int, int]], rng: Generator
+) -> tuple[int, ...]:
+    """Draw the first voxel of a patch, evenly among all that keep the patch inside and hold a box.
+
+    Parameters
+    ----------
+    space
+        Voxels of the scan along each axis.
+    size
+        Edge lengths of the patch [voxel].
+    box
+        First voxel and the one behind the last, along each axis; a patch that is too short shows its middle.
+    rng
+        Source of randomness; one draw an axis, whatever the sizes.
+
+    Returns
+    -------
+    tuple of int
+        Negative along axes where the scan is smaller than the patch, as in `draw_start`.
+
+    >>> draw_start_holding((9, 9, 5), (4, 2, 7), [(5, 9), (0, 8), (1, 2)], torch.Generator())
+    (5, 3, -1)
+    """
+    starts = []
+    for voxels, edge, (first, stop) in zip(space, size, box, strict=True):
+        low, high = max(0, stop - edge), min(first, voxels - edge)
+        if voxels < edge:
+            low = high = -((edge - voxels) // 2)
+        elif low > high:
+            low = high = min(max(0, (first + stop - edge) // 2), voxels - edge)
+        starts.append(_draw_between(low, high, rng))
+    return tuple(starts)
+
+
 def draw_patch(record: Record, size: Sequence[int], rng: Generator) -> Tensor:
     """Read a patch from a random place.
 

@@ -235,8 +235,8 @@ def build_decoder(
     Parameters
     ----------
     encoder
-        The encoder whose feature maps it takes; ``unet``, ``unet-6`` and ``care-unet`` bring their own, every
-        other gets a `SkipDecoder`.
+        The encoder whose feature maps it takes; ``unet``, ``unet-6``, ``unet-shallow`` and ``care-unet`` bring
+        their own, every other gets a `SkipDecoder`.
     out_channels
         Channels of the result, at the image's resolution, without activation.
     kind
@@ -259,6 +259,11 @@ def build_decoder(
 
         if isinstance(encoder, UNet6Encoder):
             return UNet6Decoder(encoder, out_channels=out_channels)
+    if encoder.name == "unet-shallow":
+        from unlabeled.nn.unet_shallow import ShallowUNetDecoder, ShallowUNetEncoder
+
+        if isinstance(encoder, ShallowUNetEncoder):
+            return ShallowUNetDecoder(encoder, out_channels=out_channels)
     if encoder.name.startswith("care-unet"):
         from unlabeled.nn.care import CareDecoder, CareEncoder
 

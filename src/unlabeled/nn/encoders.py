@@ -14,6 +14,7 @@ from unlabeled.errors import OptionError
 _NAMES = (
     "unet",
     "unet-6",
+    "unet-shallow",
     "care-unet",
     "care-unet-3",
     "care-unet-tiny",
@@ -102,6 +103,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ===============  ==============================================================================================
     ``unet``         the contracting half of the U-Net of Models Genesis
     ``unet-6``       the contracting half of a narrow U-Net of six levels, for slices
+    ``unet-shallow`` the contracting half of a narrow U-Net of three levels, which keeps fine detail
     ``care-unet``    the contracting half of the U-Net of CARE and Noise2Void, halved 4 times; ``-3``: 3 times; ``-tiny``:
                      twice, narrow
     ``resenc-tiny``  nnU-Net's residual encoder in 4 narrow stages, for CPUs and demonstrations
@@ -142,6 +144,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.unet6 import UNet6Encoder
 
         return UNet6Encoder(dims=dims, in_channels=in_channels)
+    if name == "unet-shallow":
+        from unlabeled.nn.unet_shallow import ShallowUNetEncoder
+
+        return ShallowUNetEncoder(dims=dims, in_channels=in_channels)
     if family == "care":
         from unlabeled.nn.care import CareEncoder
 
