@@ -151,11 +151,14 @@ def _about_as_plain(about: About) -> dict[str, Any]:
             [part.channels, part.modality, part.mean, part.std, _quantiles_as_text(part)]
             for part in about.statistics
         ],
+        "lowest": [part.lowest for part in about.statistics],
     }
 
 
 def _about_from_plain(plain: Mapping[str, Any]) -> About:
     shape, affine = plain["grid"]
+    groups = plain["statistics"]
+    lowest = plain.get("lowest") or [None] * len(groups)  # unknown to entries of earlier releases
     return About(
         spacing=None if plain["spacing"] is None else tuple(plain["spacing"]),
         affine=_affine_from_plain(plain["affine"]),
@@ -166,9 +169,16 @@ def _about_from_plain(plain: Mapping[str, Any]) -> About:
         foreground=tuple((first, last) for first, last in plain["foreground"]),
         statistics=tuple(
             Statistics(
-                channels, modality, mean, std, np.frombuffer(base64.b64decode(quantiles), "<f4")
+                channels,
+                modality,
+                mean,
+                std,
+                np.frombuffer(base64.b64decode(quantiles), "<f4"),
+                least,
             )
-            for channels, modality, mean, std, quantiles in plain["statistics"]
+            for (channels, modality, mean, std, quantiles), least in zip(
+                groups, lowest, strict=True
+            )
         ),
     )
 

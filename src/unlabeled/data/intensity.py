@@ -22,7 +22,8 @@ class IntensityRule:
     Parameters
     ----------
     kind
-        ``window``: the window becomes [0, 1]; ``zscore``: mean 0 and deviation 1 over the foreground after clipping;
+        ``window``: the window becomes [0, 1]; ``range``: the same, the window from a scan's smallest to its largest voxel,
+        background included (CT keeps its own); ``zscore``: mean 0 and deviation 1 over the foreground after clipping;
         ``standard``: the same without clipping, for methods that give intensities back.
     ct
         Window of CT scans [HU]: absolute, the same for every scan.
@@ -30,7 +31,7 @@ class IntensityRule:
         Window of every other modality: percentiles of the scan's own foreground, as their units mean nothing.
     """
 
-    kind: Literal["window", "zscore", "standard"] = "window"
+    kind: Literal["window", "range", "zscore", "standard"] = "window"
     ct: tuple[float, float] = (-1000.0, 1000.0)
     percentiles: tuple[float, float] = (0.5, 99.5)
 
@@ -53,6 +54,9 @@ class Statistics:
         Over the foreground.
     quantiles
         Minimum, 0.1 %, 0.2 %, ..., maximum of the foreground.
+    lowest
+        Smallest of all voxels, background included; None in entries of the store from before it was kept, where the
+        foreground's stands in.
     """
 
     channels: int
@@ -60,6 +64,7 @@ class Statistics:
     mean: float
     std: float
     quantiles: NDArray[np.float32]
+    lowest: float | None = None
 
     def percentile(self, percent: float) -> float:
         """Give a percentile of the foreground, interpolated linearly between multiples of 0.1 %.
@@ -106,11 +111,14 @@ class Rescaling:
             return cls(-math.inf, math.inf, statistics.mean, width)
         if statistics.modality == "CT":
             low, high = rule.ct
+        elif rule.kind == "range":
+            least, high = float(statistics.quantiles[0]), float(statistics.quantiles[-1])
+            low = least if statistics.lowest is None else statistics.lowest
         else:
             low, high = (statistics.percentile(percent) for percent in rule.percentiles)
         if not high > low:
             high = low + 1.0
-        if rule.kind == "window":
+        if rule.kind in ("window", "range"):
             return cls(low, high, low, high - low)
         mean, std = statistics.clipped(low, high)
         return cls(low, high, mean, std if std > 0 else 1.0)

@@ -205,6 +205,7 @@ def _survey(part: NDArray[Any], scan: Scan, modality: str) -> tuple[Statistics, 
             mean * scan.slope + scan.intercept,
             std * scan.slope,
             intensities.astype(np.float32),
+            low * scan.slope + scan.intercept,
         ),
         threshold,
     )

@@ -165,7 +165,7 @@ class SupervoxelInpainting(Method):
     @classmethod
     def intensity(cls, options: SharedOptions) -> IntensityRule:
         """Bring each channel's smallest and largest voxel of the whole volume to 0 and 1."""
-        return IntensityRule(percentiles=(0.0, 100.0))
+        return IntensityRule(kind="range")
 
     @classmethod
     def preparation(cls, options: SharedOptions) -> SupervoxelMap | None:
