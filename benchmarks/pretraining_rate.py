@@ -112,6 +112,10 @@ SMALL = {
         2,
         {"encoder": "resnet18", "patch_size": (96, 96), "batch_size": 2, "min_size": 100},
     ),
+    "supervoxel-inpainting 3D unet-shallow": (
+        3,
+        {"patch_size": (32, 32, 16), "batch_size": 2, "segments": 12, "smallest_region": 200},
+    ),
     "voidseg 2D care-unet-tiny": (
         2,
         {"encoder": "care-unet-tiny", "patch_size": (64, 64), "batch_size": 8},

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import tifffile
 from PIL import Image
@@ -23,6 +24,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "hippocampus-mri": _hippocampus,
         "chest-xray-longitudinal": _chest,
         "chest-xray-notes-masks": _notes,
+        "brain-tumour-mri": _tumours,
         "cardiac-cine-mri": _cardiac,
         "colonoscopy": _colonoscopy,
         "nuclei": _nuclei,
@@ -130,6 +132,34 @@ def _cardiac(source: Path, place: Path) -> tuple[Path, Path]:
         for phase, part in enumerate(("train", "val", "test", "test", "test"))
     ]
     return _manifest(place / "scans.csv", unlabelled), _manifest(place / "labelled.csv", rows)
+
+
+def _tumours(source: Path, place: Path) -> tuple[Path, Path]:
+    """FLAIR and T1 with contrast of four patients, air darker than brain; tumours, and who trains, is chosen on and tested.
+
+    One manifest for both: methods that are guided by masks see from it which of them must stay unseen.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, part in ((5, "train"), (6, "train"), (3, "val"), (4, "test")):
+        name = f"brats13_pat{number:04d}"
+        inside = np.asarray(nibabel.load(source / f"{name}_brainmask.nii.gz").dataobj) > 0
+        for kind in ("flair", "t1c"):
+            scan = nibabel.load(source / f"{name}_{kind}.nii.gz")
+            array = np.asarray(scan.dataobj)
+            # air is stored as 0, which is the mean of the brain
+            dark = np.where(inside, array, array[inside].min() - 1).astype(np.int16)
+            nibabel.save(nibabel.Nifti1Image(dark, scan.affine), place / f"{name}_{kind}.nii.gz")
+        rows.append(
+            {
+                "image": f"{name}_flair.nii.gz;{name}_t1c.nii.gz",
+                "mask": str((source / f"{name}_seg.nii.gz").resolve()),
+                "subject": name,
+                "split": part,
+            }
+        )
+    labelled = _manifest(place / "labelled.csv", rows)
+    return labelled, labelled
 
 
 def _digits(source: Path, place: Path) -> tuple[Path, Path]:

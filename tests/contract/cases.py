@@ -45,6 +45,7 @@ OWN: dict[str, dict[str, Any]] = {
     "context-restoration": {"patience": 2},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
+    "supervoxel-inpainting": {"segments": 27, "smallest_region": 40},
     "shape-landmarks": {"landmarks": 12, "kept": 3, "ranking_batches": 1},
     "rubiks-cube": {
         "patch_size": (10, 10, 10),

@@ -6,6 +6,7 @@ import gc
 import pickle
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlabeled.data.entry import DamagedEntryError, read_entry, write_entry
-from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.intensity import QUANTILES, IntensityRule, Rescaling, Statistics
 from unlabeled.data.preparation import Recipe, prepare_scan
 from unlabeled.data.record import Record, entry_path
 from unlabeled.data.scan import Grid, Scan, ScanFile, Source
@@ -75,6 +76,21 @@ def test_standardised_scans_are_padded_with_the_windows_low_end(tmp_path: Path) 
     outside = record.patch((-9, 0, 0), (4, 4, 4))
     assert outside.unique().numel() == 1
     assert outside[0, 0, 0, 0] == pytest.approx(whole.min().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32"])
+def test_a_range_reaches_from_the_smallest_to_the_largest_voxel(tmp_path: Path, kind: str) -> None:
+    """Background included, each modality by itself; entries that do not know the smallest take the foreground's."""
+    array = np.random.default_rng(0).integers(100, 900, (1, 20, 20, 20)).astype(kind)
+    array[0, 0, 0] = -50
+    record = keep(tmp_path, array, rule=IntensityRule(kind="range"))
+    assert record.window == (-50, array.max())
+    whole = record.patch((0, 0, 0), (20, 20, 20))
+    np.testing.assert_allclose(whole, (array + 50.0) / (array.max() + 50.0), atol=1e-6)
+    assert (record.patch((-4, 0, 0), (4, 4, 4)) == 0).all()
+    known = Statistics(1, "MR", 0.5, 0.3, np.linspace(3, 7, QUANTILES, dtype=np.float32))
+    assert Rescaling.under(record.rule, known).low == 3
+    assert Rescaling.under(record.rule, replace(known, modality="CT")).low == -1000
 
 
 def test_what_is_standardised_without_clipping_can_be_undone(tmp_path: Path) -> None:

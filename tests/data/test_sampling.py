@@ -21,6 +21,7 @@ from unlabeled.data.sampling import (
     draw_labelled_start,
     draw_patch,
     draw_start,
+    draw_start_holding,
     pair_scans,
     patch_size,
     tiles,
@@ -174,3 +175,31 @@ def test_tiles_cover_a_scan_once_and_know_where_they_lie(
             assert begin == max(0, place.start - margin)
             assert begin + size == min(extent, place.stop + margin)
     assert (covered == 1).all()
+
+
+edges = st.tuples(st.integers(1, 30), st.integers(1, 30))
+
+
+@given(st.lists(edges, min_size=2, max_size=3), st.integers(0, 2**31))
+def test_a_patch_about_a_box_holds_it_and_stays_inside(shape, seed):
+    space, size = zip(*shape, strict=True)
+    rng = np.random.default_rng(seed)
+    box = [tuple(sorted(rng.choice(edge + 1, 2, replace=False).tolist())) for edge in space]
+    start = draw_start_holding(space, size, box, generator(seed))
+    for at, extent, edge, (first, stop) in zip(start, space, size, box, strict=True):
+        if extent < edge:
+            assert at == -((edge - extent) // 2)
+            continue
+        assert 0 <= at <= extent - edge
+        if stop - first <= edge:
+            assert at <= first
+            assert stop <= at + edge
+        else:  # too long to be held: the patch lies within
+            assert first <= at
+            assert at + edge <= stop
+
+
+def test_a_patch_about_a_box_may_lie_anywhere():
+    rng = generator(0)
+    seen = {draw_start_holding((20,), (6,), [(9, 11)], rng)[0] for _ in range(300)}
+    assert seen == set(range(5, 10))
