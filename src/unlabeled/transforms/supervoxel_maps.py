@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
+from scipy.ndimage import find_objects  # type: ignore[attr-defined]
 
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Scan
