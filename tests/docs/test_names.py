@@ -54,7 +54,13 @@ def typed(text: str) -> list[str]:
 def known() -> set[str]:
     own = set().union(*flags_of_methods().values())
     shared = {flag(name) for kind in (FinetuneOptions, Settings) for name in kind.names()}
-    return flags_of_commands() | own | shared | FOREIGN
+    switched_off = {
+        "--no-" + flag(name).removeprefix("--")
+        for slug in slugs()
+        for name in find(slug).options_class.names()
+        if isinstance(getattr(find(slug).options_class(), name), bool)
+    }
+    return flags_of_commands() | own | shared | switched_off | FOREIGN
 
 
 def strangers(text: str, known: set[str]) -> set[str]:
