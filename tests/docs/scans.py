@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -32,9 +33,14 @@ def write_ct(place: Path) -> None:
 
 def write_few_shot(place: Path, kind: str = "brightness") -> None:
     """One labelled volume to learn from, two to measure on; a manifest."""
-    shape = (32, 32, 12)
+    write_masked(place, ("train", "val", "test"), shape=(32, 32, 12), kind=kind, seed=2)
+
+
+def write_masked(place: Path, splits: tuple[str, ...] = SPLITS, **sizes: Any) -> None:
+    """Volumes with masks; a manifest that says their part."""
     folder = place.with_suffix("")
-    write_patients(folder, patients=3, shape=shape, labelled=True, kind=kind, seed=2)
+    drawn = {"shape": CUBE, "seed": 3, **sizes}
+    write_patients(folder, patients=len(splits), labelled=True, **drawn)
     write_manifest(
         place,
         [
@@ -44,7 +50,7 @@ def write_few_shot(place: Path, kind: str = "brightness") -> None:
                 "subject": f"q{number}",
                 "split": split,
             }
-            for number, split in enumerate(("train", "val", "test"))
+            for number, split in enumerate(splits)
         ],
     )
 
@@ -155,6 +161,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "instruments": write_instruments,
     "labelled-nuclei": write_labelled_nuclei,
     "labelled-volumes": write_labelled_volumes,
+    "masked": write_masked,
     "nuclei": write_nuclei,
     "pictures": write_pictures,
     "prompts": write_prompts,
