@@ -65,7 +65,7 @@ def test_outpainting_equals_the_plain_version(plain, space, seed):
     ],
 )
 def test_published_ranges(paint, edges, certain):
-    """Every edge length of the sheet occurs and no other; starts stay 3 voxels off the borders."""
+    """Every edge length that is published occurs and no other; starts stay 3 voxels off the borders."""
     rng = generator(0, "ranges")
     draws = [paint.draw(SPACE, rng) for _ in range(600)]
     boxes = [box for drawn in draws for box in drawn]
