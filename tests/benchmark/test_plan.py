@@ -107,6 +107,8 @@ def test_a_cell_that_fails_is_named_and_stops_nothing(tiny, outcome):
     found = run_plan(replace(plan, fractions=(2, 500)), out, cache=cache)
     assert set(found.failed) == {"scratch-500-seed0", "models-genesis-500-seed0"}
     assert {row["fraction"] for row in found.rows} == {2}
+    assert set(collect(replace(plan, fractions=(2, 500)), out).failed) == set(found.failed)
+    assert not collect(plan, out).failed  # faults of another plan in the same folder
 
 
 def test_an_interruption_ends_the_plan(tiny, monkeypatch, outcome):
