@@ -60,10 +60,10 @@ SMALL = {
     "fmri-reconstruction 2D caffenet": (
         2,
         {
-            "patch_size": (32, 32),
-            "batch_size": 8,
-            "unpaired": 2,
-            "voxels": 150,
+            "patch_size": (112, 112),
+            "batch_size": 16,
+            "unpaired": 4,
+            "voxels": 1000,
             "test_responses": True,
         },
     ),
@@ -144,6 +144,8 @@ FULL = {
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
 }
+#: samples that a scan gives in an epoch
+PER_SCAN = 64
 #: methods that learn from pictures and a brain's responses to them
 BRAINS = {"fmri-reconstruction"}
 #: patches that a scan must hold side by side, where that is more than one: by slug
@@ -223,6 +225,8 @@ def main() -> None:
             if asked.only not in (None, slug):
                 continue
             kind = find(slug)
+            # eight scans stand for an archive: an epoch has more steps than are measured
+            values = {"samples_per_scan": PER_SCAN, **values}
             options = kind.options_class(steps=asked.steps + 2, dims=dims, **values)
             edge = PATCHES_ALONG.get(slug, 1) * max(options.patch_size) + 32
             solid = dims == 3 or kind.needs.unit is Unit.SLICE

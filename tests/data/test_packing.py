@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unlabeled.data import arrays
 from unlabeled.data.arrays import StoredArray, encode
 from unlabeled.data.intensity import IntensityRule, Rescaling, Statistics
 from unlabeled.data.kernels import scaling
@@ -108,11 +109,14 @@ def test_damage_is_noticed_before_it_is_read(tmp_path: Path) -> None:
         first = np.random.default_rng(seed).integers(8, len(good) - 400)
         broken[first : first + 400] = b"\xff" * 400
         kept.path.write_bytes(broken)
+        arrays._small_packed.cache_clear()  # files of a store never change
         with suppress(DataError):  # wrong numbers are possible, a crash is not
             kept.whole()
     kept.path.write_bytes(good[:100])
+    arrays._small_packed.cache_clear()
     with pytest.raises(DataError, match="damaged"):
         kept.whole()
     kept.path.unlink()
+    arrays._small_packed.cache_clear()
     with pytest.raises(DataError, match="gone"):
         kept.whole()

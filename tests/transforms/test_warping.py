@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from unlabeled.rng import generator
 from unlabeled.transforms.warping import (
@@ -61,6 +61,19 @@ def test_bends_equal_the_published_ones(golden):
     image = torch.from_numpy(arrays["image"])[None]
     warped, _ = Warp(np.eye(3), move)(image, torch.zeros(192, 192, dtype=torch.int64))
     assert np.abs(warped[0].numpy() - arrays["elastic_seed7"]).max() < 0.05
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    width=st.floats(0, 12),
+)
+def test_bends_are_blurred_as_scipy_does(seed, rows, columns, width):
+    noise = np.random.default_rng(seed).uniform(-1, 1, (2, rows, columns)).astype(np.float32)
+    expected = [gaussian_filter(each, width, mode="mirror", truncate=2.0) for each in noise]
+    np.testing.assert_allclose(bend(noise, 3.0, width), 3 * np.stack(expected), atol=1e-5)
 
 
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 40), columns=st.integers(1, 40))

@@ -27,6 +27,8 @@ CHUNK = {
 }  # voxels that share an entry of the frame's table
 SMALL = 65536  # [byte]; a frame of at most this size is kept in memory once read, as opening it costs more than its voxels
 _KEPT = 256  # small frames that a process keeps
+SMALL_PACKED = 512 * 1024  # [byte]; a packed array of at most this size is kept, as it was packed
+_KEPT_PACKED = 128  # such arrays that a process keeps: 64 MiB at most
 _GONE = "Run the command again: it is prepared anew. Do not prune the cache during a run."
 
 
@@ -105,12 +107,8 @@ class StoredArray:
             return out
         self._check(start, size)
         try:
-            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            try:
-                mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
-            finally:
-                os.close(handle)
-            packed = memoryview(mapped)[self.offset : self.offset + self.length]
+            whole = _small_packed if self.length <= SMALL_PACKED else _mapped
+            packed = whole(self.path, self.offset, self.length)
             unpack(packed, self.low, start, scalings, out, self.shape)
         except (OSError, RuntimeError, ValueError) as fault:
             raise gone(self.path.parent.parent) from fault
@@ -150,6 +148,24 @@ def _small_frame(path: Path, offset: int) -> NDArray[Any]:
     """Read a whole frame; a file of the store never changes, so what was read once stays true."""
     whole: NDArray[Any] = _open_frame(path, offset)[()]
     return whole
+
+
+def _mapped(path: Path, offset: int, length: int) -> memoryview:
+    """Map a packed array into memory: of a large one, a crop touches few pages."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(handle)
+    return memoryview(mapped)[offset : offset + length]
+
+
+@lru_cache(maxsize=_KEPT_PACKED)
+def _small_packed(path: Path, offset: int, length: int) -> memoryview:
+    """Read a whole packed array, still packed; what holds of `_small_frame` holds here."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return memoryview(file.read(length))
 
 
 def encode(array: NDArray[Any]) -> tuple[bytes | memoryview, int | None]:

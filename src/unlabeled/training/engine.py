@@ -18,7 +18,7 @@ from unlabeled.data.store import Record
 from unlabeled.errors import RunError, UnlabeledError
 from unlabeled.methods._base import Method, Phase, Update, parameters
 from unlabeled.nn.schedules import BySteps, Schedule
-from unlabeled.rng import derive
+from unlabeled.rng import reseed
 from unlabeled.training import checkpoint as checkpoints
 from unlabeled.training.distributed import agree, average, average_gradients
 from unlabeled.training.loader import Plan, items_of, load, make_plan
@@ -199,7 +199,7 @@ class Loop:
         clock = self.progress.clock
         self.method.train()
         place = (phase.name, clock.total, self.fabric.global_rank)
-        torch.manual_seed(derive(self.options.seed, "step", *place))
+        reseed(self.fabric.device, self.options.seed, "step", *place)
         performed: list[Update] = []
         samples = len(range(plan.rank, next(iter(plan.batches.values())), plan.ranks))
         updates = phase.step(batch)

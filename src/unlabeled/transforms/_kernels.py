@@ -65,6 +65,41 @@ def draw_windows(
 
 
 @njit(cache=True, nogil=True)
+def draw_spots(
+    seed: np.uint64,
+    space: NDArray[np.int64],
+    edge: int,
+    radius: int,
+    spots: NDArray[np.int64],
+    donors: NDArray[np.int64],
+) -> int:
+    """Draw one voxel in each box of an image, and one about it; those beyond the image are left out.
+
+    Boxes have equal edges and follow one another with the last axis fastest; a window about a voxel reaches `radius`
+    to each side, moved inwards at borders.  ``spots[s, axis]`` and ``donors[s, axis]`` [voxel]; gives their number.
+    """
+    dims = space.shape[0]
+    boxes = 1
+    for axis in range(dims):
+        boxes *= (space[axis] + edge - 1) // edge
+    found = 0
+    for box in range(boxes):
+        rest, inside = box, True
+        for axis in range(dims - 1, -1, -1):
+            along = (space[axis] + edge - 1) // edge
+            bits = _draw(seed, np.uint64(box * dims + axis))
+            spot = (rest % along) * edge + np.int64(_below(bits >> np.uint64(32), np.uint64(edge)))
+            rest //= along
+            inside = inside and spot < space[axis]
+            window = min(space[axis], 2 * radius + 1)
+            start = min(max(spot - radius, 0), space[axis] - window)
+            spots[found, axis] = spot
+            donors[found, axis] = start + np.int64(_below(bits & _LOW_HALF, np.uint64(window)))
+        found += inside
+    return found
+
+
+@njit(cache=True, nogil=True)
 def _list_voxels(
     corner: np.uint64,
     plane: np.uint64,

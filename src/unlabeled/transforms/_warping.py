@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 @njit(cache=True, nogil=True, inline="always")
 def _reflected(place, edge):  # type: ignore[no-untyped-def]
     """Mirror a position at the outer borders of the first and last pixel, however far it lies."""
+    if -0.5 <= place <= edge - 0.5:
+        return place
     around = 2.0 * edge
     place = (place + 0.5) % around
     return (around - place if place > edge else place) - 0.5
@@ -40,6 +42,39 @@ def sources(
             out[1, i, j] = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _mirrored(place, edge):  # type: ignore[no-untyped-def]
+    """Mirror a whole position at the middles of the first and last pixel, however far it lies."""
+    around = max(1, 2 * edge - 2)
+    place = abs(place) % around
+    return min(place, around - place) if edge > 1 else 0
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def blur(field: NDArray[np.float32], taps: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Convolve ``rows columns`` along both axes with a symmetric filter; beyond the border the field is mirrored."""
+    rows, columns = field.shape
+    reach = taps.size // 2
+    line = np.empty(columns + 2 * reach, np.float32)
+    for i in range(rows):
+        across = line[reach : reach + columns]
+        across[:] = np.float32(0.0)
+        for k in range(taps.size):
+            source = field[_mirrored(i + k - reach, rows)]
+            weight = taps[k]
+            for j in range(columns):
+                across[j] += weight * source[j]
+        for k in range(reach):
+            line[k] = across[_mirrored(k - reach, columns)]
+            line[reach + columns + k] = across[_mirrored(columns + k, columns)]
+        filled = out[i]
+        filled[:] = np.float32(0.0)
+        for k in range(taps.size):
+            weight = taps[k]
+            for j in range(columns):
+                filled[j] += weight * line[j + k]
+
+
 @njit(cache=True, nogil=True)
 def interpolate(
     image: NDArray[np.float32], places: NDArray[np.float32], out: NDArray[np.float32]
@@ -51,6 +86,15 @@ def interpolate(
             y, x = places[0, i, j], places[1, i, j]
             top, left = int(np.floor(y)), int(np.floor(x))
             down, right = y - top, x - left
+            if 0 <= top < rows - 1 and 0 <= left < columns - 1:
+                for channel in range(channels):
+                    out[channel, i, j] = (
+                        (1 - down) * (1 - right) * image[channel, top, left]
+                        + (1 - down) * right * image[channel, top, left + 1]
+                        + down * (1 - right) * image[channel, top + 1, left]
+                        + down * right * image[channel, top + 1, left + 1]
+                    )
+                continue
             for channel in range(channels):
                 total = np.float32(0.0)
                 for di in range(2):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -214,17 +215,13 @@ class BlindSpots:
 
     def draw(self, space: tuple[int, ...], rng: Generator) -> tuple[Tensor, Tensor]:
         """Draw spots and the voxels that replace them, both ``spot axis`` [voxel]."""
-        dims, edge = len(space), self.edge(len(space))
-        firsts = [torch.arange(0, extent, edge) for extent in space]
-        corners = torch.stack(torch.meshgrid(*firsts, indexing="ij"), -1).view(-1, dims)
-        numbers = torch.rand(2, len(corners), dims, dtype=torch.float64, generator=rng)
-        extents = torch.tensor(space)
-        spots = corners + (numbers[0] * edge).long()
-        inside = (spots < extents).all(1)
-        spots = spots[inside]
-        window = extents.clamp(max=2 * self.radius + 1)
-        start = torch.minimum((spots - self.radius).clamp(min=0), extents - window)
-        return spots, start + (numbers[1][inside] * window).long()
+        edge = self.edge(len(space))
+        boxes = math.prod(-(-extent // edge) for extent in space)
+        spots, donors = np.empty((2, boxes, len(space)), np.int64)
+        number = _kernels.draw_spots(
+            _draws.seed(rng), np.array(space), edge, self.radius, spots, donors
+        )
+        return torch.from_numpy(spots[:number]), torch.from_numpy(donors[:number])
 
     def __call__(self, image: Tensor, rng: Generator) -> Blinded:
         """Blind ``channel *space``."""

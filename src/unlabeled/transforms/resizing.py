@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
@@ -25,13 +26,14 @@ def resize_linear(image: Tensor, space: Sequence[int]) -> Tensor:
     for place, edge in enumerate(space):
         axis = place - len(space)
         if image.shape[axis] != edge:
-            weights = _weights(image.shape[axis], edge).to(image.device, image.dtype)
-            image = torch.movedim(torch.tensordot(image, weights, ([axis], [1])), -1, axis)
+            weights = _weights(image.shape[axis], edge, image.dtype).to(image.device)
+            image = torch.movedim(torch.movedim(image, axis, -1) @ weights.T, -1, axis)
     return image
 
 
-def _weights(old: int, new: int) -> Tensor:
-    """Give what each new voxel takes of each old one: ``new old``."""
+@lru_cache(maxsize=64)
+def _weights(old: int, new: int, dtype: torch.dtype) -> Tensor:
+    """Give what each new voxel takes of each old one: ``new old``, to be read alone."""
     at = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5
     below = at.floor()
     share = at - below
@@ -40,7 +42,7 @@ def _weights(old: int, new: int) -> Tensor:
         inside = index.long().abs()
         inside = torch.where(inside >= old, (2 * (old - 1) - inside).clamp(min=0), inside)
         weights.index_put_((torch.arange(new), inside), part, accumulate=True)
-    return weights
+    return weights.to(dtype)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,10 @@ def shift_edges(image: Tensor, shift: tuple[int, ...]) -> Tensor:
     tensor([[1, 1, 2]])
     """
     for axis, by in enumerate(shift, start=1):
-        if by:
-            edge = image.shape[axis]
-            image = image.index_select(axis, (torch.arange(edge) - by).clamp(0, edge - 1))
-    return image.clone()
+        edge, most = image.shape[axis], min(abs(by), image.shape[axis])
+        new = list(image.shape)
+        new[axis] = most
+        border = image.narrow(axis, 0 if by > 0 else edge - 1, 1).expand(new)
+        kept = image.narrow(axis, 0 if by > 0 else most, edge - most)
+        image = torch.cat([border, kept] if by > 0 else [kept, border], axis)
+    return image

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from torch import Generator, Tensor
 
 from unlabeled.transforms import _kernels, _warping
@@ -130,6 +130,20 @@ def zooming(factor: float, middle: tuple[float, float]) -> NDArray[np.float64]:
 
 
 def bend(noise: NDArray[np.floating[Any]], factor: float, smoothness: float) -> NDArray[np.float32]:
-    """Blur two fields of noise to displacements ``2 rows columns`` [pixel]."""
-    blurred = [gaussian_filter(each, smoothness, mode="mirror", truncate=2.0) for each in noise]
-    return (factor * np.stack(blurred)).astype(np.float32, copy=False)
+    """Blur two fields of noise to displacements ``2 rows columns`` [pixel].
+
+    The blur is SciPy's ``gaussian_filter(field, smoothness, mode="mirror", truncate=2.0)``.
+    """
+    taps, move = _gaussian(smoothness, 2.0), np.empty(noise.shape, np.float32)
+    for field, blurred in zip(noise.astype(np.float32, copy=False), move, strict=True):
+        _warping.blur(field, taps, blurred)
+    return factor * move
+
+
+@lru_cache(maxsize=16)
+def _gaussian(width: float, truncate: float) -> NDArray[np.float32]:
+    """Give the weights of a Gaussian filter that is cut off at so many widths; they sum to 1."""
+    reach = int(truncate * width + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(width, 1e-9)) ** 2)
+    taps: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+    return taps
