@@ -132,7 +132,7 @@ def holds(said: Said, code: int, words: tuple[str, ...]) -> None:
 def test_a_mistake_is_named_with_its_remedy(desk: Path, typed: str) -> None:
     shutil.rmtree(desk / "new", ignore_errors=True)
     holds(type_in(typed.split()), 2, WRONG[typed])
-    assert not (desk / "new" / "run.json").exists()  # the same words, mended, can be typed again
+    assert not (desk / "new").exists()  # the same words, mended, can be typed again
 
 
 @pytest.mark.parametrize("typed", AFTER_RUNS)
@@ -248,7 +248,8 @@ def test_the_listing_says_of_a_method_what_the_method_says(slug: str) -> None:
     needs = kind.needs
     assert (brief.unit, brief.dims) == (needs.unit.value, needs.dims)
     counts = [needs.channels, needs.scans_per_subject, needs.subjects]
-    told = [*needs.metadata, *(["colour"] if needs.colour else [])]
+    told = [*needs.metadata, *(f"some {name}" for name in needs.some)]
+    told += [*(["volumes"] if needs.volumes else []), *(["colour"] if needs.colour else [])]
     assert list(brief.needs[: len(told)]) == told
     assert len(brief.needs) == len(told) + sum(count > 1 for count in counts)
     listed = json.loads(type_in(["methods", "--json"]).out)

@@ -17,6 +17,8 @@ from unlabeled.methods._outline import outline
 from unlabeled.methods._registry import brought, find, slugs
 from unlabeled.options import flag
 
+WIDE = 130  # columns of a terminal that shows everything on one line a method
+
 
 def methods(
     slug: str | None = None,
@@ -61,26 +63,34 @@ def methods(
     if json_:
         print_json(rows)
         return 0
+    rows.sort(key=lambda row: not row["runs"])  # what can be typed comes first
+    console().print(_table(rows, wide=console().width >= WIDE))
+    running = sum(row["runs"] for row in rows)
+    told = f"{counted(len(rows), 'method')}, {running} of them here; `unlabeled methods SLUG` shows one."
+    console().print(told, markup=False, soft_wrap=True)
+    return 0
+
+
+def _table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+    """List methods; a narrow terminal gets no columns that `unlabeled papers` has as well."""
     table = Table(box=None, pad_edge=False)
     table.add_column("method", no_wrap=True)
-    for column in ("year", "category", "learns from", "needs", "carries", "runs here"):
-        table.add_column(column, overflow="fold")
+    for column in ("year", "category") if wide else ():
+        table.add_column(column, no_wrap=True)
+    for column in ("learns from", "needs", "carries", "runs here"):
+        table.add_column(column)
     for row in rows:
         learns = f"{row['unit']}, {_dims(row)}" if "unit" in row else ""
+        paper = (str(row["year"] or ""), row["category"]) if wide else ()
         table.add_row(
             row["slug"],
-            str(row["year"] or ""),
-            row["category"],
+            *paper,
             learns,
             ", ".join(row.get("needs", ())) or ("nothing more" if learns else ""),
             ", ".join(row.get("carries", ())),
             row.get("package", "yes") if row["runs"] else "not yet",
         )
-    console().print(table)
-    running = sum(row["runs"] for row in rows)
-    told = f"{counted(len(rows), 'method')}, {running} of them here; `unlabeled methods SLUG` shows one."
-    console().print(told, markup=False, soft_wrap=True)
-    return 0
+    return table
 
 
 def _only(
@@ -94,7 +104,7 @@ def _only(
 
 
 def _dims(facts: dict[str, Any]) -> str:
-    return " and ".join(f"{dim}D" for dim in facts["dims"])
+    return "/".join(f"{dim}D" for dim in facts["dims"])
 
 
 def _facts(slug: str, *, whole: bool = False) -> dict[str, Any]:

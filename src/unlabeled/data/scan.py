@@ -79,7 +79,7 @@ class Source:
     modality
         ``CT``, ``MR``, ``XR``, ``US``, ... or empty when unknown; several joined with ``;``.
     mask, label, target, report, level, boxes, frame, split
-        Columns of a manifest, PRODUCT section 3; None when absent.
+        Columns of a manifest; None when absent.
     responses
         What a brain answered to the picture, once for every time that it was shown.  A response whose picture nobody
         knows is a scan of its own, whose channel is the first run.

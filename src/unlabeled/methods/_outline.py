@@ -130,7 +130,11 @@ def _outline(
     unit, dims, metadata = told.get("unit"), told.get("dims"), told.get("metadata", ())
     if not (isinstance(unit, str) and isinstance(dims, tuple) and isinstance(metadata, tuple)):
         return None
+    some = told.get("some", ())
     needs = [str(name) for name in metadata]
+    needs += [f"some {name}" for name in some] if isinstance(some, tuple) else []
+    if told.get("volumes"):
+        needs.append("volumes")
     if told.get("colour"):
         needs.append("colour")
     for name, what in (

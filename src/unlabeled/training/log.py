@@ -7,18 +7,19 @@ import io
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from unlabeled.data.scan import Quarantined
 from unlabeled.errors import RunError
 from unlabeled.training.checkpoint import write_atomically
+from unlabeled.training.settings import is_first_process
 
 
 class RunFolder:
-    """The files of one run (PRODUCT section 5).
+    """The files of one run.
 
     Parameters
     ----------
@@ -127,7 +128,20 @@ class RunFolder:
                 "Give a folder that you may write to with --out.",
             ) from None
 
-    def discard(self) -> None:
+    @contextmanager
+    def opened(self, *, resume: bool, again: str = "") -> Iterator[None]:
+        """Make the folder as `create` does; where what follows fails before it has written anything, remove it again."""
+        first, there = is_first_process(), self.path.exists()
+        if first:
+            self.create(resume=resume, again=again)
+        try:
+            yield
+        except BaseException:
+            if first and not there:
+                self._discard()
+            raise
+
+    def _discard(self) -> None:
         """Remove the folder as `create` made it; one that holds anything stays."""
         with suppress(OSError):
             for folder in (self.checkpoints, self.previews, self.path):

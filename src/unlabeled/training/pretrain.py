@@ -189,40 +189,39 @@ def carry_out(
         weights_file(job.init)
     index = index_scans(job.scans, cache=job.cache)
     refuse_columns(slug, kind.needs, index)
-    if is_first_process():
-        folder.create(resume=settings.resume, again=job.again)
-    prepared = prepare(
-        kind, options, say_modality(index.sources, options.modality), settings, job.cache
-    )
-    records, dims, left_out = _select(slug, kind, options, index, prepared)
-    options = fit_dims(options, dims)
-    records = _require(kind, options, records, index, left_out)
-    options = _suit(slug, kind, options, records, index)
-    training, held_out = split_records(
-        records,
-        options.seed,
-        kind.needs.held_out,
-        by=kind.holds_out,
-        splits=kind.learns_from(options),
-    )
-    method = build_method(kind, options, dims=dims, channels=training[0].channels)
-    loaded = [] if job.init is None else load_init(method, options, training, job.init)
-    fabric, arithmetic = make_fabric(settings)
-    facts = gather_facts(
-        command=what,
-        records=records,
-        options=options,
-        fabric=fabric,
-        arithmetic=arithmetic,
-        earlier=folder.read_facts() if settings.resume else {},
-    )
-    loaded = [*loaded, *method.notes()]
-    facts |= {"loaded": loaded, "scans": len(records), "quarantined": len(left_out)}
-    folder.require_data(facts["listing"], str(job.scans))
-    if is_first_process():
-        folder.write_options(named(options, settings), job.sources or {})
-        folder.write_quarantine(left_out)
-        folder.write_facts(facts)
+    with folder.opened(resume=settings.resume, again=job.again):
+        prepared = prepare(
+            kind, options, say_modality(index.sources, options.modality), settings, job.cache
+        )
+        records, dims, left_out = _select(slug, kind, options, index, prepared)
+        options = fit_dims(options, dims)
+        records = _require(kind, options, records, index, left_out)
+        options = _suit(slug, kind, options, records, index)
+        training, held_out = split_records(
+            records,
+            options.seed,
+            kind.needs.held_out,
+            by=kind.holds_out,
+            splits=kind.learns_from(options),
+        )
+        method = build_method(kind, options, dims=dims, channels=training[0].channels)
+        loaded = [] if job.init is None else load_init(method, options, training, job.init)
+        fabric, arithmetic = make_fabric(settings)
+        facts = gather_facts(
+            command=what,
+            records=records,
+            options=options,
+            fabric=fabric,
+            arithmetic=arithmetic,
+            earlier=folder.read_facts() if settings.resume else {},
+        )
+        loaded = [*loaded, *method.notes()]
+        facts |= {"loaded": loaded, "scans": len(records), "quarantined": len(left_out)}
+        folder.require_data(facts["listing"], str(job.scans))
+        if is_first_process():
+            folder.write_options(named(options, settings), job.sources or {})
+            folder.write_quarantine(left_out)
+            folder.write_facts(facts)
     began = time.time()
     result = learn(
         method,

@@ -134,10 +134,7 @@ def finetune(
     root = Path(cache) if cache else None
     index = index_scans(labelled, labelled=True, cache=root)
     usable_sources(task, index)
-    there = folder.path.exists()
-    if is_first_process():
-        folder.create(resume=settings.resume, again=again)
-    try:
+    with folder.opened(resume=settings.resume, again=again):
         records, left_out, options = _prepare(task, index, start, options, settings, root)
         cohort = draw_cohort(records, options)
         model, notes, report = build_task(task, records, cohort, index, start, options)
@@ -155,10 +152,6 @@ def finetune(
             earlier=folder.read_facts() if settings.resume else {},
         )
         folder.require_data(facts["listing"], str(labelled))
-    except BaseException:  # nothing has been written yet
-        if is_first_process() and not there:
-            folder.discard()
-        raise
     facts |= {
         "task": task,
         "init": start.called,
