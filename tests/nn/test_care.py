@@ -82,7 +82,7 @@ def test_enlarging_repeats_and_the_skip_stands_behind() -> None:
     encoder = build_encoder("care-unet-tiny", dims=2).eval()
     decoder = build_decoder(encoder, out_channels=1).eval()
     seen: list[torch.Tensor] = []
-    decoder.levels[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    decoder.levels[0][0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
         maps = encoder(torch.randn(1, 1, 16, 16))
         decoder(maps)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.errors import OptionError
-from unlabeled.nn.decoders import fit
-from unlabeled.nn.encoders import Encoder, check_image
-from unlabeled.nn.levels import go_down, stack_levels
+from unlabeled.nn.levels import Doubled, HalvingEncoder, SkipDecoder, stack_levels
 from unlabeled.nn.unet import SwitchableBatchNorm
 
 #: Halvings, and channels of the first level, by name.
@@ -38,7 +35,7 @@ class CareBlock(nn.Module):
         return F.relu(self.norm(self.conv(image)), inplace=True)
 
 
-class CareEncoder(Encoder):
+class CareEncoder(HalvingEncoder):
     """Contracting half: two blocks a level and a maximum over 2; the last level widens and narrows again.
 
     With ``care-unet`` and ``in_channels=1``, feature maps have 32, 64, 128, 256 and 256 channels at strides 1 to 16.
@@ -59,25 +56,16 @@ class CareEncoder(Encoder):
     entry: ClassVar[str] = "levels.0.0.conv"
 
     def __init__(self, name: str = "care-unet", *, dims: int, in_channels: int = 1) -> None:
-        super().__init__()
         halvings, first = SIZES[name]
-        self.name, self.dims, self.in_channels = name, dims, in_channels
         widths = [first * 2**level for level in range(halvings + 1)]
-        self.channels = (*widths[:-1], widths[-2])
-        self.strides = tuple((2**level,) * dims for level in range(halvings + 1))
-        each = zip(widths, self.channels, strict=True)
-        self.levels = stack_levels(CareBlock, dims, in_channels, each)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Compute one map a level from ``batch channel *space``, fine to coarse."""
-        # in training, batch normalisation needs two values a channel
-        alone = self.training and image.shape[0] == 1
-        check_image(self, image, positions=2 if alone else 1)
-        return go_down(self.levels, image, ceil_mode=True)
+        channels = (*widths[:-1], widths[-2])
+        each = zip(widths, channels, strict=True)
+        levels = stack_levels(CareBlock, dims, in_channels, each)
+        super().__init__(name, levels, dims=dims, in_channels=in_channels, channels=channels)
 
 
-class CareDecoder(nn.Module):
-    """Expanding half: repeat each voxel, set the level's skip behind, two blocks; a 1x1 convolution last.
+class CareDecoder(SkipDecoder):
+    """Expanding half: on each doubled map with its skip two blocks; the head is a convolution of edge 1.
 
     Parameters
     ----------
@@ -85,40 +73,22 @@ class CareDecoder(nn.Module):
         The contracting half, which says how many channels come.
     out_channels
         Channels of the result.
-
-    Attributes
-    ----------
-    head
-        The last convolution, without activation: the only part that another task replaces.
     """
 
     def __init__(self, encoder: CareEncoder, *, out_channels: int) -> None:
-        super().__init__()
         if out_channels < 1:
             raise OptionError(f"a decoder gives at least one channel, not {out_channels}")
         dims = encoder.dims
         *skips, coarse = encoder.channels
-        self.levels = nn.ModuleList()
+        levels = []
         for skip, leaving in zip(reversed(skips), [*reversed(skips[:-1]), skips[0]], strict=True):
-            self.levels.append(
-                nn.Sequential(CareBlock(dims, coarse + skip, skip), CareBlock(dims, skip, leaving))
-            )
+            blocks = CareBlock(dims, coarse + skip, skip), CareBlock(dims, skip, leaving)
+            levels.append(Doubled(*blocks))
             coarse = leaving
         pointwise = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.head = pointwise(coarse, out_channels, kernel_size=1)
-        initialise(self.head)
-
-    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
-        """Compute ``batch out_channels *space``.
-
-        The finest map has the image's own resolution, so `space`, which other decoders need, changes nothing.
-        """
-        *skips, image = features
-        for level, skip in zip(self.levels, reversed(skips), strict=True):
-            doubled = fit(F.interpolate(image, scale_factor=2), skip.shape[2:])
-            image = level(torch.cat([doubled, skip], dim=1))
-        decoded: Tensor = self.head(image)
-        return decoded
+        head = pointwise(coarse, out_channels, kernel_size=1)
+        initialise(head)
+        super().__init__(levels, head)
 
 
 def initialise(layer: nn.Conv2d | nn.Conv3d) -> None:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder
-from unlabeled.nn.levels import go_down, go_up, stack_levels
+from unlabeled.nn.levels import SkipDecoder, go_down, stack_levels, steps_up
 
 
 class SwitchableBatchNorm(_BatchNorm):
@@ -147,8 +147,8 @@ class UpLevel(nn.Module):
         return restored
 
 
-class UNetDecoder(nn.Module):
-    """Expanding half: transposed convolution, the level's skip beside it, two blocks; a 1x1 convolution last.
+class UNetDecoder(SkipDecoder):
+    """Expanding half: a transposed convolution, the level's skip beside it, two blocks; the head is a convolution of edge 1.
 
     Parameters
     ----------
@@ -156,28 +156,10 @@ class UNetDecoder(nn.Module):
         The contracting half, which says how many channels come.
     out_channels
         Channels of the result.
-
-    Attributes
-    ----------
-    head
-        The last convolution: the only part that a segmentation task replaces.
     """
 
     def __init__(self, encoder: UNetEncoder, *, out_channels: int) -> None:
-        super().__init__()
         dims = encoder.dims
         pointwise = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.levels = nn.ModuleList()
-        coarse = encoder.channels[-1]
-        for skip in reversed(encoder.channels[:-1]):
-            self.levels.append(UpLevel(dims, coarse, skip))
-            coarse = skip
-        self.head = pointwise(coarse, out_channels, kernel_size=1)
-
-    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
-        """Compute ``batch out_channels *space`` without activation at the end.
-
-        The finest map has the image's own resolution, so `space`, which other decoders need, changes nothing.
-        """
-        restored: Tensor = self.head(go_up(self.levels, features))
-        return restored
+        levels = [UpLevel(dims, *pair) for pair in steps_up(encoder.channels)]
+        super().__init__(levels, pointwise(encoder.channels[0], out_channels, kernel_size=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.nn.decoders import fit
-from unlabeled.nn.encoders import Encoder, check_image
-from unlabeled.nn.levels import go_down, go_up, stack_levels
+from unlabeled.nn.levels import HalvingEncoder, SkipDecoder, stack_levels, steps_up
 from unlabeled.nn.unet import ConvBlock, SwitchableBatchNorm
 
 _CHANNELS = (16, 32, 64, 128, 128, 128)
 
 
-class UNet6Encoder(Encoder):
+class UNet6Encoder(HalvingEncoder):
     """Contracting half: two blocks of convolution, batch normalisation and ReLU a level, a maximum over 2 in between.
 
     Images of any size serve: odd edges are halved rounding up.  In 3D, the same layers with one more axis (ours: only
@@ -34,19 +32,9 @@ class UNet6Encoder(Encoder):
     entry: ClassVar[str] = "levels.0.0.conv"
 
     def __init__(self, *, dims: int, in_channels: int = 1) -> None:
-        super().__init__()
-        self.name, self.dims, self.in_channels = "unet-6", dims, in_channels
-        self.channels = _CHANNELS
-        self.strides = tuple((2**level,) * dims for level in range(len(_CHANNELS)))
         widths = [(leaving, leaving) for leaving in _CHANNELS]
-        self.levels = stack_levels(ConvBlock, dims, in_channels, widths)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Compute six maps from ``batch channel *space``, fine to coarse."""
-        # in training, batch normalisation needs two values a channel
-        alone = self.training and image.shape[0] == 1
-        check_image(self, image, positions=2 if alone else 1)
-        return go_down(self.levels, image, ceil_mode=True)
+        levels = stack_levels(ConvBlock, dims, in_channels, widths)
+        super().__init__("unet-6", levels, dims=dims, in_channels=in_channels, channels=_CHANNELS)
 
 
 class UpBlock(nn.Module):
@@ -68,8 +56,8 @@ class UpBlock(nn.Module):
         return merged
 
 
-class UNet6Decoder(nn.Module):
-    """Expanding half: five `UpBlock`, two more blocks and a convolution.
+class UNet6Decoder(SkipDecoder):
+    """Expanding half: five `UpBlock`; the head is two more blocks and a convolution.
 
     Parameters
     ----------
@@ -77,32 +65,15 @@ class UNet6Decoder(nn.Module):
         The contracting half, which says how many channels come.
     out_channels
         Channels of the result.
-
-    Attributes
-    ----------
-    head
-        The two blocks and the convolution that belong to one task.
     """
 
     def __init__(self, encoder: UNet6Encoder, *, out_channels: int) -> None:
-        super().__init__()
-        dims = encoder.dims
+        dims, finest = encoder.dims, encoder.channels[0]
         convolution = nn.Conv2d if dims == 2 else nn.Conv3d
-        *skips, coarse = encoder.channels
-        self.levels = nn.ModuleList()
-        for skip in reversed(skips):
-            self.levels.append(UpBlock(dims, coarse, skip))
-            coarse = skip
-        self.head = nn.Sequential(
-            ConvBlock(dims, coarse, coarse),
-            ConvBlock(dims, coarse, coarse),
-            convolution(coarse, out_channels, kernel_size=3, padding=1),
+        levels = [UpBlock(dims, *pair) for pair in steps_up(encoder.channels)]
+        head = nn.Sequential(
+            ConvBlock(dims, finest, finest),
+            ConvBlock(dims, finest, finest),
+            convolution(finest, out_channels, kernel_size=3, padding=1),
         )
-
-    def forward(self, features: Sequence[Tensor], space: Sequence[int] | None = None) -> Tensor:
-        """Compute ``batch out_channels *space`` without activation at the end.
-
-        The finest map has the image's own resolution, so `space`, which other decoders need, changes nothing.
-        """
-        decoded: Tensor = self.head(go_up(self.levels, features))
-        return decoded
+        super().__init__(levels, head)
