@@ -1,11 +1,17 @@
-"""Quarter turns and a flip: the eight ways to lay a square, which move no value off the grid."""
+"""Quarter turns, which move no value off the grid: the eight ways to lay a square, and the layers of a Rubik's cube."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+
+from unlabeled.errors import OptionError
+from unlabeled.transforms._draws import uniforms
 
 
 @dataclass(frozen=True)
@@ -38,3 +44,113 @@ def turn_square(image: Tensor, number: int) -> Tensor:
     """
     turned = torch.rot90(image, number % 4, (1, 2))
     return (turned.flip(1) if number >= 4 else turned).contiguous()
+
+
+class LayerTurn(NamedTuple):
+    """Turn one layer by quarters in the plane of the other two axes, as `torch.rot90` does with them in order."""
+
+    axis: int  # of space, from 0: what the layer is cut along
+    layer: int
+    quarters: int  # 1 to 3
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Which layers of a volume are turned, one after the other.
+
+    A layer is a slab of voxels: its sub-cubes change places and their contents turn with them.
+
+    Parameters
+    ----------
+    side
+        Thickness of a layer [voxel].
+    turns
+        What is turned, in order; a later turn may move what an earlier one moved.
+
+    >>> LayerPlan(1, (LayerTurn(0, 0, 1),))(torch.arange(8).view(1, 2, 2, 2)).flatten().tolist()
+    [1, 3, 0, 2, 4, 5, 6, 7]
+    """
+
+    side: int
+    turns: tuple[LayerTurn, ...]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Give a turned copy of ``channel *space``, all channels alike."""
+        turned = image.clone()
+        for axis, layer, quarters in self.turns:
+            slab = turned.narrow(axis + 1, layer * self.side, self.side)
+            slab.copy_(slab.rot90(quarters, _plane(axis, first=1)))
+        return turned
+
+    @property
+    def undoing(self) -> LayerPlan:
+        """The plan that puts everything back: the opposite turns, the last one first."""
+        back = (turn._replace(quarters=-turn.quarters % 4) for turn in reversed(self.turns))
+        return LayerPlan(self.side, tuple(back))
+
+
+@dataclass(frozen=True)
+class LayerTurns:
+    """Turn random layers of a volume, as a Rubik's cube is turned.
+
+    Each turn draws an axis, a layer along it and one, two or three quarters, all as likely.  Where the two other edges
+    differ a quarter would not fit: there layers turn by halves alone.
+
+    Parameters
+    ----------
+    side
+        Edge of a sub-cube, the thickness of a layer [voxel].
+    count
+        Turns; without it, as many as there are layers along an axis, on average over the axes.
+
+    Notes
+    -----
+    Source: Tao et al., MICCAI 2020, whose number of turns is not known to us.
+    """
+
+    side: int = 7
+    count: int | None = None
+
+    def check(self, space: Sequence[int]) -> None:
+        """Refuse a volume that sub-cubes do not fill.
+
+        Raises
+        ------
+        OptionError
+            Naming the nearest edge of a sub-cube that does, or the nearest volume.
+        """
+        if not any(edge % self.side for edge in space):
+            return
+        common = math.gcd(*space)
+        sides = [edge for edge in range(2, common + 1) if common % edge == 0]
+        nearest = min(sides, key=lambda edge: abs(edge - self.side), default=None)
+        fitting = " ".join(str(max(1, round(edge / self.side)) * self.side) for edge in space)
+        raise OptionError(
+            f"sub-cubes of {self.side} voxels do not fill a patch of {' x '.join(map(str, space))}",
+            f"Give --side {nearest}." if nearest else f"Give --patch-size {fitting}.",
+        )
+
+    def draw(self, space: Sequence[int], rng: Generator) -> LayerPlan:
+        """Draw the turns of a volume ``*space``; three numbers a turn."""
+        self.check(space)
+        layers = [edge // self.side for edge in space]
+        count = round(sum(layers) / len(layers)) if self.count is None else self.count
+        numbers = iter(uniforms(3 * count, rng))
+        turns = []
+        for _ in range(count):
+            axis = int(next(numbers) * len(layers))
+            layer = int(next(numbers) * layers[axis])
+            quarters = 1 + int(next(numbers) * 3)
+            rows, columns = _plane(axis)
+            square = space[rows] == space[columns]
+            turns.append(LayerTurn(axis, layer, quarters if square else 2))
+        return LayerPlan(self.side, tuple(turns))
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Turn layers of ``channel *space`` in a copy."""
+        return self.draw(image.shape[1:], rng)(image)
+
+
+def _plane(axis: int, first: int = 0) -> list[int]:
+    """List the two axes that a layer along `axis` lies in, counted from `first`."""
+    return [first + other for other in range(3) if other != axis]
