@@ -49,3 +49,26 @@ def test_standing_still_lets_gradients_through_to_the_image_alone():
 def test_a_critic_without_layers_is_refused():
     with pytest.raises(OptionError, match="at least one layer"):
         PatchCritic(1, layers=0)
+
+
+def test_an_image_is_judged_by_itself_where_asked_for():
+    image, companions = torch.randn(1, 1, 16, 16), torch.randn(3, 1, 16, 16)
+    for norm, alone in (("instance", True), ("batch", False)):
+        critic = PatchCritic(1, width=4, layers=2, norm=norm)
+        both = critic(torch.cat([image, companions]))[:1]
+        assert torch.allclose(critic(image), both, atol=1e-5) == alone
+        assert bool(list(critic.buffers())) != alone
+
+
+@pytest.mark.parametrize(("layers", "least"), [(1, 6), (2, 12), (3, 24)])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_smallest_image_of_a_critic(layers: int, least: int, dims: int):
+    critic = PatchCritic(1, dims=dims, width=2, layers=layers, norm="instance")
+    critic.check((least,) * dims)
+    assert critic(torch.zeros(1, 1, *[least] * dims)).shape == (1, 1, *[1] * dims)
+    with pytest.raises(OptionError, match=f"critic of {layers} layers") as fault:
+        critic.check((least - 1, *[64] * (dims - 1)))
+    fewer = (
+        f"--critic-layers {layers - 1}" if layers > 1 else " ".join(["--patch-size", *["6"] * dims])
+    )
+    assert fault.value.remedy == f"Give {fewer}."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 from torch import Tensor, nn
@@ -28,16 +29,47 @@ class PatchCritic(nn.Module):
         Channels of the first convolution; they double with each layer.
     layers
         Convolutions between the first and the last.
+    norm
+        How they are normalised: over the batch as published, or each image by itself, so that a verdict on an image
+        depends on no other and nothing but weights is kept.
     """
 
     def __init__(
-        self, in_channels: int, *, dims: int = 2, width: int = 64, layers: int = 3
+        self,
+        in_channels: int,
+        *,
+        dims: int = 2,
+        width: int = 64,
+        layers: int = 3,
+        norm: Literal["batch", "instance"] = "batch",
     ) -> None:
         super().__init__()
         if layers < 1:
             raise OptionError(f"a critic has at least one layer, not {layers}")
+        self.layers = layers
         self.net = PatchDiscriminator(
-            spatial_dims=dims, channels=width, in_channels=in_channels, num_layers_d=layers
+            spatial_dims=dims,
+            channels=width,
+            in_channels=in_channels,
+            num_layers_d=layers,
+            norm="BATCH" if norm == "batch" else ("INSTANCE", {"affine": True}),
+        )
+
+    def check(self, space: Sequence[int]) -> None:
+        """Refuse images [voxel] so small that nothing is left of them after the convolutions.
+
+        Raises
+        ------
+        OptionError
+            Naming how many layers they allow.
+        """
+        if min(space) >= 3 * 2**self.layers:  # 3 places before two convolutions that take one each
+            return
+        fewer = [layers for layers in range(1, self.layers) if min(space) >= 3 * 2**layers]
+        least = " ".join([str(3 * 2**self.layers)] * len(space))
+        raise OptionError(
+            f"an image of {' x '.join(map(str, space))} is too small for a critic of {self.layers} layers",
+            f"Give --critic-layers {fewer[-1]}." if fewer else f"Give --patch-size {least}.",
         )
 
     def forward(self, image: Tensor) -> Tensor:
