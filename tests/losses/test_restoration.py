@@ -1,4 +1,4 @@
-"""Errors at masked voxels alone, against the published values."""
+"""Errors at masked voxels alone, against the published values; distances of histograms, against another computation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
 
-from unlabeled.losses.restoration import masked_error
+from unlabeled.losses.restoration import histogram_distance, masked_error
 
 
 @pytest.mark.parametrize(("power", "name"), [(2, "mse"), (1, "mae")])
@@ -46,3 +47,18 @@ def test_what_is_restored_elsewhere_does_not_count(seed, power) -> None:
 def test_no_masked_voxel_costs_nothing() -> None:
     image = torch.zeros(1, 1, 2, 2)
     assert masked_error(image, image + 1, torch.zeros_like(image, dtype=torch.bool)) == 0
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_distance_of_histograms_is_the_wasserstein_distance_wherever_values_lie(seed) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    one, other = torch.randn(2, 2, 3, 4, 2, 3, generator=rng)
+    distance = histogram_distance(one, other)
+    each = [
+        wasserstein_distance(first.flatten(), second.flatten())
+        for first, second in zip(one.flatten(0, 1), other.flatten(0, 1), strict=True)
+    ]
+    assert distance.item() == pytest.approx(sum(each) / len(each), rel=1e-5)
+    shuffled = one.flatten(2)[..., torch.randperm(24, generator=rng)].view_as(one)
+    assert histogram_distance(shuffled, one) == 0
+    assert torch.isclose(histogram_distance(one + 2, one), torch.tensor(2.0))
