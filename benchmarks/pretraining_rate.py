@@ -104,6 +104,17 @@ SMALL = {
         3,
         {"encoder": "resenc-tiny", "patch_size": (16, 16, 16), "batch_size": 2},
     ),
+    "rubiks-cube-volume-wise 3D resenc-tiny": (
+        3,
+        {
+            "encoder": "resenc-tiny",
+            "patch_size": (24, 24, 24),
+            "side": 6,
+            "critic_width": 8,
+            "critic_layers": 2,
+            "batch_size": 2,
+        },
+    ),
     "shape-landmarks 2D landmark-cnn": (
         2,
         {"patch_size": (64, 64), "batch_size": 4, "ranking_batches": 1},
@@ -140,6 +151,7 @@ FULL = {
         3,
         {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8},
     ),
+    "rubiks-cube-volume-wise 3D unet": (3, {"patch_size": (112, 112, 112), "batch_size": 2}),
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),

@@ -59,6 +59,7 @@ OWN: dict[str, dict[str, Any]] = {
         "features": 8,
         "head_width": 16,
     },
+    "rubiks-cube-volume-wise": {"side": 4, "critic_width": 4, "critic_layers": 1},
 }
 
 
