@@ -12,6 +12,7 @@ import torch
 from toys import Broken, Opponents, Pairs, Stages, TinyEncoder, Toy, ToyOptions
 
 from unlabeled.errors import RunError
+from unlabeled.methods._base import Feed, Phase
 from unlabeled.nn.schedules import decaying
 from unlabeled.rng import derive
 from unlabeled.training import checkpoint
@@ -174,6 +175,43 @@ def test_a_feed_makes_samples_of_what_it_groups(tmp_path, records):
     follows = {(a.key, b.key) for a, b in itertools.pairwise(records)}
     assert {(a.key, b.key) for a, b in seen} <= follows
     assert len(seen) >= len(records) - 1
+
+
+def test_a_curriculum_hears_what_share_of_its_phase_is_over(tmp_path, records):
+    """From 0 to 1 in even steps, also when an interrupted run goes on; held-out items are not told."""
+    heard: list[float] = []
+
+    class Killed(Exception):  # noqa: N818
+        """Stands for kill -9."""
+
+    class Paced(Toy):
+        dies_at: int | None = None
+
+        def tell(self, record, over):
+            assert self.training
+            heard.append(over)
+            return record
+
+        def phases(self):
+            feed = Feed(self.views, 4, pace=self.tell)
+            return tuple(Phase(name, self.step, {"main": [self]}, {"scans": feed}) for name in "ab")
+
+        def step(self, batch):
+            if len(heard) == self.dies_at:
+                raise Killed
+            yield from super().step(batch)
+
+    for dies_at in (None, 4 * 3):
+        heard.clear()
+        cut = make(Paced, epochs=6, steps=10)
+        cut.dies_at = dies_at
+        folder = tmp_path / str(dies_at)
+        if dies_at:
+            with pytest.raises(Killed):
+                run(folder, records, cut, checkpoint_steps=1)
+            del heard[-4:]  # the batch that the killed step had
+        run(folder, records, make(Paced, epochs=6, steps=10), checkpoint_steps=1, resume=bool(dies_at))  # fmt: skip
+        assert heard[::4] == pytest.approx([0, 0.25, 0.5, 0.75, 1] * 2)
 
 
 def test_each_phase_has_its_own_score_and_preview_and_ends_with_its_own_best(tmp_path, records):

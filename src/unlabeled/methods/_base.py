@@ -101,6 +101,9 @@ class Feed:
     group
         Lists what single samples are made of, from all accepted records: pairs, the scans of a study, a record beside
         all others to draw a partner from; without it, each record by itself.  Deterministic.
+    pace
+        Tells an item what share of the phase is over, from 0 at its first step to 1 at its last, and gives the item
+        back, for what changes as training goes on (a curriculum).  Held-out items are not told.
     """
 
     views: Callable[[Any, Generator], Any]
@@ -108,6 +111,7 @@ class Feed:
     unit: Unit = Unit.VOLUME
     accepts: Callable[[Record], bool] = lambda record: True
     group: Callable[[Sequence[Record]], Sequence[Any]] = list
+    pace: Callable[[Any, float], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -79,24 +79,29 @@ class _Samples(Dataset[Any]):
         self.seed = seed
         self.per_scan = per_scan
 
-    def __getitem__(self, ticket: tuple[str, int, int, int]) -> tuple[str, Any]:
-        feed, epoch, place, index = ticket
+    def __getitem__(self, ticket: tuple[float, tuple[str, int, int, int]]) -> tuple[str, Any]:
+        over, (feed, epoch, place, index) = ticket
+        stream = self.phase.feeds[feed]
         item = self.items[feed][index // self.per_scan]
+        if stream.pace is not None:
+            item = stream.pace(item, over)
         rng = generator(self.seed, "sample", self.phase.name, feed, epoch, place)
-        return feed, self.phase.feeds[feed].views(item, rng)
+        return feed, stream.views(item, rng)
 
 
-class _Order(Sampler[list[tuple[str, int, int, int]]]):
-    """The tickets of every step from a given one on."""
+class _Order(Sampler[list[tuple[float, tuple[str, int, int, int]]]]):
+    """The tickets of every step from a given one on, each behind the share of the phase that is over."""
 
     def __init__(self, plan: Plan, epoch: int, step: int, steps: int) -> None:
         self.plan, self.epoch, self.step, self.steps = plan, epoch, step, steps
 
-    def __iter__(self) -> Iterator[list[tuple[str, int, int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[float, tuple[str, int, int, int]]]]:
         first = self.epoch * self.plan.steps_per_epoch + self.step
-        for done in range(first, first + self.steps):
+        last = first + self.steps - 1
+        for done in range(first, last + 1):
             epoch, step = divmod(done, self.plan.steps_per_epoch)
-            yield self.plan.tickets(epoch, step)
+            over = done / max(1, last)
+            yield [(over, ticket) for ticket in self.plan.tickets(epoch, step)]
 
     def __len__(self) -> int:
         return self.steps
