@@ -12,7 +12,7 @@ from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder, build_encoder, encoder_names
 
 BIG = {"resenc-s", "resenc-m", "resenc-l", "resnet50", "vit", "vit-s"}
-ANY_SIZE = {"landmark-cnn"}  # without normalisation, one position is enough
+ANY_SIZE = {"landmark-cnn", "context-cnn"}  # one position is enough
 EVERY = [
     pytest.param(name, dims, marks=pytest.mark.slow if name in BIG else ())
     for name in encoder_names()

@@ -29,6 +29,7 @@ _NAMES = (
     "vit",
     "landmark-cnn",
     "caffenet",
+    "context-cnn",
     "sononet-16",
     "sononet-32",
     "sononet-64",
@@ -115,6 +116,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ``vit``          vision transformer B/16
     ``landmark-cnn`` twelve convolutions without normalisation, halved seven times: the network of shape landmarks
     ``caffenet``     CaffeNet's first layer at stride 2 and two strided convolutions: predicts a brain's responses
+    ``context-cnn``  six small convolutions without padding: 42 x 42 samples of three planes become 64 numbers
     ``sononet-64``   SonoNet, the convolutions of VGG-16 with normalisation; ``-32``, ``-16``: with fewer channels
     ===============  ==============================================================================================
 
@@ -168,6 +170,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.caffenet import CaffeNetEncoder
 
         return CaffeNetEncoder(dims=dims, in_channels=in_channels)
+    if family == "context":
+        from unlabeled.nn.context_cnn import ContextCNN
+
+        return ContextCNN(dims=dims, in_channels=in_channels)
     if family == "sononet":
         from unlabeled.nn.sononet import SonoNetEncoder
 
