@@ -1,0 +1,250 @@
+"""Slabs: three thin parallel planes with a large field of view, read from a volume at any place by interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unlabeled.data.record import Record
+
+PLANES = 3  # of a slab: the channels of a network that sees it
+
+Positions = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Slab:
+    """The planes that a network sees at once, in coordinates that span a frame from -1 to 1 along each axis.
+
+    Parameters
+    ----------
+    edges
+        Samples along the two axes within the planes.
+    reach
+        From the middle to the outermost sample along them.
+    gap
+        Between neighbouring planes.
+    """
+
+    edges: tuple[int, int]
+    reach: float = 0.4
+    gap: float = 0.05
+
+    def offsets(self, axis: int) -> Positions:
+        """List the samples of a slab about the origin, axis by axis; `axis` is the one across the planes."""
+        within = iter([np.linspace(-self.reach, self.reach, edge) for edge in self.edges])
+        across = self.gap * (np.arange(PLANES) - PLANES // 2)
+        first, second, third = (across if each == axis else next(within) for each in range(3))
+        return first, second, third
+
+
+class Frame(NamedTuple):
+    """The box that coordinates from -1 to 1 span: a whole scan, or as much about the middle of its foreground.
+
+    Parameters
+    ----------
+    start
+        First position along each axis [voxel]; need not be whole, nor within the scan.
+    edges
+        Voxels along each axis.
+    """
+
+    start: tuple[float, ...]
+    edges: tuple[int, ...]
+
+    @classmethod
+    def of(cls, record: Record, edges: Sequence[int] | None = None) -> Frame:
+        """Take the whole scan, or a box of given edges [voxel] about the middle of its foreground."""
+        if edges is None:
+            return cls((0.0,) * record.dims, record.space)
+        middle = [(first + stop - 1) / 2 for first, stop in record.foreground]
+        return cls(
+            tuple(at - (edge - 1) / 2 for at, edge in zip(middle, edges, strict=True)),
+            tuple(edges),
+        )
+
+    def place(
+        self,
+        centre: Sequence[float],
+        offsets: Positions,
+        ends: Literal["centres", "faces"] = "centres",
+    ) -> Positions:
+        """Turn coordinates about a centre into positions [voxel].
+
+        Parameters
+        ----------
+        centre
+            Coordinates, in the order of the axes.
+        offsets
+            Coordinates of samples about it, axis by axis.
+        ends
+            Whether -1 and 1 are the centres of the outermost voxels, or their outer faces.
+        """
+        inner = ends == "centres"
+        first, second, third = (
+            away * ((edge - inner) / 2)
+            + (start + ((middle + 1) * (edge - inner) - (not inner)) / 2)
+            for start, edge, middle, away in zip(
+                self.start, self.edges, centre, offsets, strict=True
+            )
+        )
+        return first, second, third
+
+
+def read_slab(record: Record, positions: Positions, axis: int) -> tuple[Tensor, float]:
+    """Read a slab of a volume with one channel, interpolated linearly; zero beyond the volume.
+
+    Parameters
+    ----------
+    record
+        A volume, under a rule by which zero means nothing in particular (its mean).
+    positions
+        Of the samples along each axis, ascending [voxel].
+    axis
+        The one across the planes.
+
+    Returns
+    -------
+    tuple
+        ``plane *rows_columns``, and the share of its samples beyond the volume.
+    """
+    space = record.space
+    start, size, inside = _reach(*positions, space)
+    if min(size) < 1:
+        return torch.zeros(_across(tuple(map(len, positions)), axis)), 1.0
+    part = record.patch(start, size)[0].numpy()
+    first, second, third = (
+        (along - low)[None] for along, low in zip(positions, start, strict=True)
+    )
+    lattice = interpolate(part, (first, second, third), axis)
+    return torch.from_numpy(lattice[0]), 1.0 - inside
+
+
+def cut_slabs(
+    volume: NDArray[np.float32], centres: NDArray[np.float64], offsets: Positions, axis: int
+) -> Tensor:
+    """Cut slabs about many centres from a volume in memory; zero beyond it.
+
+    Parameters
+    ----------
+    volume
+        ``*space``.
+    centres
+        ``slab 3`` [voxel].
+    offsets
+        Of a slab's samples about its centre, axis by axis [voxel].
+    axis
+        The one across the planes.
+
+    Returns
+    -------
+    Tensor
+        ``slab plane *rows_columns``.
+    """
+    first, second, third = (
+        at[:, None] + away[None] for at, away in zip(centres.T, offsets, strict=True)
+    )
+    return torch.from_numpy(interpolate(volume, (first, second, third), axis))
+
+
+def interpolate(
+    volume: NDArray[np.float32], positions: Positions, axis: int = 0
+) -> NDArray[np.float32]:
+    """Interpolate a volume linearly on lattices whose axes are the volume's own; zero counts beyond it.
+
+    Parameters
+    ----------
+    volume
+        ``*space``, three axes.
+    positions
+        ``lattice sample`` along each axis [voxel].
+    axis
+        Comes first in the result; the other two keep their order.
+
+    Returns
+    -------
+    NDArray
+        ``lattice *samples``, contiguous.
+
+    >>> line = np.arange(4, dtype=np.float32).reshape(1, 1, 4)
+    >>> nil = np.zeros((1, 1))
+    >>> interpolate(line, (nil, nil, np.array([[0.5, 2.0, 3.5]]))).ravel().tolist()
+    [0.5, 2.0, 1.5]
+    """
+    rows, columns, depths = positions
+    samples = _across((rows.shape[1], columns.shape[1], depths.shape[1]), axis)
+    out = np.empty((len(rows), *samples), np.float32)
+    _interpolate(np.ascontiguousarray(volume), rows, columns, depths, _in_order(out, axis))
+    return out
+
+
+def _across(edges: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Put the edge along one axis before the other two."""
+    return (edges[axis], *edges[:axis], *edges[axis + 1 :])
+
+
+def _in_order(out: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """View ``lattice axis *others`` in the order of the volume's axes."""
+    order = [2, 3]
+    order.insert(axis, 1)
+    return out.transpose(0, *order)
+
+
+@njit(nogil=True, cache=True)
+def _reach(rows, columns, depths, space):  # type: ignore[no-untyped-def]
+    """Find the voxels that ascending positions need, start and size, and the share of the lattice within the volume."""
+    bounds = np.empty((2, 3), np.int64)
+    inside = 1.0
+    for axis in range(3):
+        along = rows if axis == 0 else columns if axis == 1 else depths
+        last = space[axis] - 1
+        bounds[0, axis] = max(0, int(np.floor(along[0])))
+        bounds[1, axis] = min(last, int(np.floor(along[-1])) + 1) - bounds[0, axis] + 1
+        count = 0
+        for at in along:
+            count += 0 <= at <= last
+        inside *= count / along.size
+    start, size = bounds
+    return (start[0], start[1], start[2]), (size[0], size[1], size[2]), inside
+
+
+@njit(nogil=True, inline="always")
+def _corners(at, edge):  # type: ignore[no-untyped-def]
+    """Give the voxels on both sides of a position within an axis, and their weights, zero beyond it."""
+    below = int(np.floor(at))
+    above = below + 1
+    share = np.float32(at - below)
+    low = np.float32(1.0) - share if 0 <= below < edge else np.float32(0.0)
+    high = share if 0 <= above < edge else np.float32(0.0)
+    return min(max(below, 0), edge - 1), min(max(above, 0), edge - 1), low, high
+
+
+@njit(nogil=True, cache=True)
+def _interpolate(volume, rows, columns, depths, out):  # type: ignore[no-untyped-def]
+    height, width, depth = volume.shape
+    line = np.empty(depth, np.float32)
+    samples = out.shape[3]
+    lows, highs = np.empty(samples, np.int64), np.empty(samples, np.int64)
+    by_low, by_high = np.empty(samples, np.float32), np.empty(samples, np.float32)
+    for n in range(out.shape[0]):
+        for k in range(samples):
+            lows[k], highs[k], by_low[k], by_high[k] = _corners(depths[n, k], depth)
+        first, stop = lows.min(), highs.max() + 1
+        for i in range(out.shape[1]):
+            i0, i1, a0, a1 = _corners(rows[n, i], height)
+            for j in range(out.shape[2]):
+                j0, j1, b0, b1 = _corners(columns[n, j], width)
+                one, two = volume[i0, j0], volume[i0, j1]
+                three, four = volume[i1, j0], volume[i1, j1]
+                w1, w2, w3, w4 = a0 * b0, a0 * b1, a1 * b0, a1 * b1
+                for k in range(first, stop):
+                    line[k] = w1 * one[k] + w2 * two[k] + w3 * three[k] + w4 * four[k]
+                for k in range(samples):
+                    out[n, i, j, k] = by_low[k] * line[lows[k]] + by_high[k] * line[highs[k]]
