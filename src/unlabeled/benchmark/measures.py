@@ -63,6 +63,7 @@ MEASURES: Mapping[TaskName, tuple[Measure, ...]] = MappingProxyType(
     {
         "segment": _MASKS,
         "few-shot": _MASKS,
+        "label-transfer": _MASKS,
         "instances": (
             Measure(
                 "average precision",

@@ -43,6 +43,7 @@ _GOALS: Mapping[str, str] = {
     "classify": "tell classes apart",
     "regress": "estimate a number",
     "few-shot": "segment by a few labelled slices",
+    "label-transfer": "segment by the nearest labelled voxels",
     "zero-shot": "tell classes apart by their descriptions",
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from unlabeled.nn.encoders import Encoder
 from unlabeled.transfer.fewshot import FewShot
 from unlabeled.transfer.instances import Instances
+from unlabeled.transfer.label_transfer import LabelTransfer
 from unlabeled.transfer.task import FinetuneOptions, Task, TaskName
 from unlabeled.transfer.tasks import Classify, Regress, Segment
 from unlabeled.transfer.zeroshot import ZeroShot
@@ -21,6 +22,7 @@ TASKS: Mapping[TaskName, type[Task]] = MappingProxyType(
         "classify": Classify,
         "regress": Regress,
         "few-shot": FewShot,
+        "label-transfer": LabelTransfer,
         "zero-shot": ZeroShot,
     }
 )

@@ -56,12 +56,7 @@ class SavedTask:
 
     def unfit(self, record: Record) -> str:
         """Say why the task cannot take a scan; empty when it can."""
-        encoder = self.task.encoder
-        if record.dims < encoder.dims:
-            return f"is a {record.dims}D picture, and the network takes volumes"
-        if record.channels != encoder.in_channels:
-            return f"has {record.channels} channel(s), and the network takes {encoder.in_channels}"
-        return ""
+        return self.task.unfit(record)
 
 
 def save_task(folder: Path, task: Task, metadata: dict[str, Any]) -> None:

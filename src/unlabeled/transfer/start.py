@@ -126,6 +126,7 @@ def build_task(
     if start.tensors is None:
         return model, tuple(notes), None
     facts = origin_facts(options.encoder, dims, records)
+    facts["channels"] = model.encoder.in_channels
     notes += require_agreement(start.metadata, facts)
     if not model.starts_pretrained:
         return model, tuple(notes), None

@@ -29,7 +29,7 @@ from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transfer.augment import Augmentation, Move, cut, recolour
 
 TaskName: TypeAlias = Literal[
-    "segment", "instances", "classify", "regress", "few-shot", "zero-shot"
+    "segment", "instances", "classify", "regress", "few-shot", "label-transfer", "zero-shot"
 ]
 
 
@@ -95,6 +95,10 @@ class FinetuneOptions(SharedOptions):
     prompts
         Zero-shot alone: TOML or JSON file with a list of sentences under the name of each class; without it, built-in
         ones of chest findings.
+    every
+        Label-transfer alone: distance between voxels that are described, along each axis [voxel] (Blendowski et al.).
+    neighbours
+        Label-transfer alone: how many of the nearest labelled voxels vote (the leaves of Blendowski et al.).
     split_seed
         Draws training, validation and test subjects where the data set does not say; apart from `seed`, so that
         runs with several seeds are tested on the same subjects.
@@ -124,6 +128,8 @@ class FinetuneOptions(SharedOptions):
     mode: Literal["baseline", "finetune", "sequential", "finetune-sequential"] | None = None
     border_weight: Positive = 5.0
     prompts: str = ""
+    every: Count = 4
+    neighbours: Count = 15
     split_seed: Whole = 0
 
 
@@ -237,6 +243,14 @@ class Task(Method):
     def own_logits(self, record: Record) -> Tensor | None:
         """Compute a whole scan's logits in a way of the task's own; None leaves it to windows of a patch's size."""
         return None
+
+    def unfit(self, record: Record) -> str:
+        """Say why it cannot take a scan; empty when it can."""
+        if record.dims < self.encoder.dims:
+            return f"is a {record.dims}D picture, and the network takes volumes"
+        if record.channels != self.encoder.in_channels:
+            return f"has {record.channels} channel(s), and the network takes {self.encoder.in_channels}"
+        return ""
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
