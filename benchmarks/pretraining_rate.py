@@ -127,6 +127,7 @@ SMALL = {
         3,
         {"patch_size": (32, 32, 16), "batch_size": 2, "segments": 12, "smallest_region": 200},
     ),
+    "volume-context 2D context-cnn": (2, {"patch_size": (42, 42), "batch_size": 8}),
     "voidseg 2D care-unet-tiny": (
         2,
         {"encoder": "care-unet-tiny", "patch_size": (64, 64), "batch_size": 8},
@@ -154,6 +155,7 @@ FULL = {
     "rubiks-cube-volume-wise 3D unet": (3, {"patch_size": (112, 112, 112), "batch_size": 2}),
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
+    "volume-context 2D context-cnn": (2, {}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
 }
 #: samples that a scan gives in an epoch
@@ -241,7 +243,7 @@ def main() -> None:
             values = {"samples_per_scan": PER_SCAN, **values}
             options = kind.options_class(steps=asked.steps + 2, dims=dims, **values)
             edge = PATCHES_ALONG.get(slug, 1) * max(options.patch_size) + 32
-            solid = dims == 3 or kind.needs.unit is Unit.SLICE
+            solid = dims == 3 or kind.needs.volumes or kind.needs.unit is Unit.SLICE
             scans = Path(place, f"scans{2 + solid}-{edge}")
             if slug in BRAINS:
                 sizes = {"tested": 20, "voxels": options.voxels, "edge": options.patch_size[0]}
@@ -249,7 +251,8 @@ def main() -> None:
             elif kind.needs.colour:
                 scans = write_frames(Path(place, slug), edge=edge)
             elif not scans.exists():
-                shape = (edge,) * dims if dims == 3 or not solid else (edge, edge, 32)
+                thick = 32 if kind.needs.unit is Unit.SLICE else edge
+                shape = (edge,) * dims if not solid else (edge, edge, thick)
                 write_patients(scans, patients=8, shape=shape, kind="brightness")
             sources = index_scans(scans).sources
             if "report" in kind.needs.metadata:

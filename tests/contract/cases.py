@@ -98,6 +98,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "endoscopic-recolorization": lambda folder, dims: write_frames(folder),
     "gloria": write_reports,
     "global-local-contrast": write_volumes,
+    "volume-context": write_volumes,
 }
 
 

@@ -39,9 +39,11 @@ class Slab:
 
     def offsets(self, axis: int) -> Positions:
         """List the samples of a slab about the origin, axis by axis; `axis` is the one across the planes."""
-        within = iter([np.linspace(-self.reach, self.reach, edge) for edge in self.edges])
-        across = self.gap * (np.arange(PLANES) - PLANES // 2)
-        first, second, third = (across if each == axis else next(within) for each in range(3))
+        along: list[NDArray[np.float64]] = [
+            np.linspace(-self.reach, self.reach, edge) for edge in self.edges
+        ]
+        along.insert(axis, self.gap * (np.arange(PLANES) - PLANES // 2.0))
+        first, second, third = along
         return first, second, third
 
 

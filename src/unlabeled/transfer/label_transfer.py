@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from unlabeled.data.slabs import PLANES, Frame, Slab, cut_slabs, interpolate
+from unlabeled.data.slabs import PLANES, Slab, cut_slabs, interpolate
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
 from unlabeled.methods._base import Monitor, Update
@@ -148,17 +148,21 @@ class LabelTransfer(Masks):
     def describe_voxels(self, record: Record, voxels: NDArray[np.int64]) -> Tensor:
         """Describe voxels ``voxel 3`` of a volume: ``voxel (axis dim)``, on the networks' device."""
         volume = record.patch((0, 0, 0), record.space)[0].numpy()
-        unit = Frame((0.0,) * 3, self.field or record.space)
+        box = self.field or record.space
         networks = (self.sagittal, self.coronal, self.encoder)
         device = next(self.parameters()).device
         columns = []
         for axis, network in enumerate(networks):
             about = self.slab.offsets(axis)
-            away = tuple(o * ((edge - 1) / 2) for o, edge in zip(about, unit.edges, strict=True))
+            first, second, third = (
+                o * ((edge - 1) / 2) for o, edge in zip(about, box, strict=True)
+            )
             parts = [
                 describe_patch(
                     network,
-                    cut_slabs(volume, voxels[n : n + AT_ONCE].astype(float), away, axis).to(device),
+                    cut_slabs(
+                        volume, voxels[n : n + AT_ONCE].astype(float), (first, second, third), axis
+                    ).to(device),
                 )
                 for n in range(0, len(voxels), AT_ONCE)
             ]
@@ -264,7 +268,7 @@ class Atlas(nn.Module):
         """
         count = min(neighbours, len(self.rows))
         shares = []
-        for part in found.split(max(1, COMPARED // len(self.rows))):
+        for part in torch.split(found, max(1, COMPARED // len(self.rows))):
             nearest = torch.cdist(part, self.rows).topk(count, largest=False).indices
             votes = nn.functional.one_hot(self.labels[nearest], classes)
             shares.append(votes.float().mean(1))
