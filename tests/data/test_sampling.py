@@ -17,6 +17,7 @@ from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.preparation import Recipe, prepare_scan
 from unlabeled.data.record import Record, entry_path
 from unlabeled.data.sampling import (
+    PlanePairs,
     centre_patch,
     draw_labelled_start,
     draw_patch,
@@ -203,3 +204,36 @@ def test_a_patch_about_a_box_may_lie_anywhere():
     rng = generator(0)
     seen = {draw_start_holding((20,), (6,), [(9, 11)], rng)[0] for _ in range(300)}
     assert seen == set(range(5, 10))
+
+
+@given(
+    planes=st.sets(st.integers(0, 40), max_size=14),
+    spacing=st.sampled_from([0.1, 0.7, 1.0, 2.5]),
+    least=st.sampled_from([0.0, 0.7, 2.1, 5.0]),
+    width=st.sampled_from([None, 0.0, 0.7, 3.0]),
+    seed=st.integers(0, 100),
+)
+def test_pairs_of_planes_are_all_those_within_the_limits(planes, spacing, least, width, seed):
+    most = None if width is None else least + width
+    rising = np.array(sorted(planes), np.int64)
+    pairs = PlanePairs.within(rising, spacing, least, most)
+    far = np.inf if most is None else most
+    listed = {
+        (int(a), int(b))
+        for a in rising
+        for b in rising
+        if b > a and least - 1e-5 <= (b - a) * spacing <= far + 1e-5
+    }
+    assert len(pairs) == len(listed)
+    if listed:
+        rng = generator(seed)
+        assert {pairs.draw(rng) for _ in range(30)} <= listed
+
+
+def test_every_pair_of_planes_comes_as_often():
+    pairs = PlanePairs.within(np.array([0, 2, 3, 9]), 1.0, 2.0)
+    assert len(pairs) == 5
+    drawn = [pairs.draw(generator(n)) for n in range(2000)]
+    counts = {pair: drawn.count(pair) for pair in set(drawn)}
+    assert set(counts) == {(0, 2), (0, 3), (0, 9), (2, 9), (3, 9)}
+    assert min(counts.values()) > 330

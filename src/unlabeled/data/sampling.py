@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from unlabeled.data.record import Record
+
+_ROUNDING = 1e-6  # planes; limits that are whole numbers of planes stay so in floating point
 
 
 def draw_start(space: Sequence[int], size: Sequence[int], rng: Generator) -> tuple[int, ...]:
@@ -194,6 +200,62 @@ def pair_scans(records: Sequence[Record], *, subjects: bool = True) -> tuple[Pai
     if len(own) < 2:
         return ()
     return tuple(Pairing(record, pool, *own[record.subject]) for record in records)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanePairs:
+    """Pairs of planes of one volume whose distance lies within limits.
+
+    Parameters
+    ----------
+    planes
+        Numbers of the planes, rising.
+    first
+        For each plane, where in `planes` its partners above begin.
+    ends
+        Partners above of all planes up to each one, together.
+    """
+
+    planes: NDArray[np.int64]
+    first: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def within(
+        cls, planes: NDArray[np.int64], spacing: float, least: float, most: float | None = None
+    ) -> Self:
+        """List the pairs of two different planes.
+
+        Parameters
+        ----------
+        planes
+            Numbers of the planes that may be drawn, rising.
+        spacing
+            From one plane to the next [mm].
+        least, most
+            Smallest and largest distance of a pair [mm]; without a largest, any.
+
+        >>> len(PlanePairs.within(np.array([0, 1, 2, 5]), 2.5, 5.0, 10.0))     # 0 and 2, 1 and 5, 2 and 5
+        3
+        """
+        near = max(1, math.ceil(least / spacing - _ROUNDING))
+        first = np.searchsorted(planes, planes + near)
+        stop = np.full_like(first, len(planes))
+        if most is not None:
+            far = math.floor(most / spacing + _ROUNDING)
+            stop = np.searchsorted(planes, planes + far, side="right")
+        return cls(planes, first, np.cumsum(np.maximum(stop - first, 0)))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def draw(self, rng: Generator) -> tuple[int, int]:
+        """Draw a pair, evenly among all: the lower plane and the upper one."""
+        number = _draw_between(0, len(self) - 1, rng)
+        lower = int(np.searchsorted(self.ends, number, side="right"))
+        before = int(self.ends[lower - 1]) if lower else 0
+        upper = int(self.first[lower]) + number - before
+        return int(self.planes[lower]), int(self.planes[upper])
 
 
 @dataclass(frozen=True, slots=True)
