@@ -12,6 +12,7 @@ from unlabeled.rng import generator
 from unlabeled.transforms.intensity import (
     BezierCurve,
     BezierIntensity,
+    GainOffset,
     RandomGamma,
     raise_to,
 )
@@ -133,3 +134,14 @@ def test_powers_are_drawn_from_their_whole_range():
     drawn = [RandomGamma().draw(torch.Generator().manual_seed(n)) for n in range(300)]
     assert 0.5 <= min(drawn) < 0.52
     assert 1.48 < max(drawn) <= 1.5
+
+
+def test_gain_and_offset_are_drawn_within_their_ranges():
+    image = torch.tensor([[0.0, 1.0]])
+    changed = torch.stack([GainOffset((0.8, 1.1), 0.05)(image, generator(n)) for n in range(200)])
+    offset, gain = changed[:, 0, 0], changed[:, 0, 1] - changed[:, 0, 0]
+    for values, low, high in ((offset, -0.05, 0.05), (gain, 0.8, 1.1)):
+        reach = high - low
+        assert low <= values.min() < low + 0.1 * reach
+        assert high >= values.max() > high - 0.1 * reach
+    assert torch.equal(GainOffset((1, 1), 0)(image, generator(0)), image)

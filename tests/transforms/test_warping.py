@@ -144,3 +144,9 @@ def test_the_same_generator_gives_the_same_warp():
     other = RandomWarp()(picture(), stripes(), generator(4))
     assert all(map(torch.equal, first, again))
     assert not torch.equal(first[0], other[0])
+
+
+def test_an_image_without_labels_is_warped_alike():
+    image = picture(channels=2)
+    warp = RandomWarp(elastic=3.0).draw(image.shape[1:], generator(3))
+    assert torch.equal(warp.image(image), warp(image, stripes())[0])

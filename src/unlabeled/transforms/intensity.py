@@ -106,3 +106,25 @@ def raise_to(image: Tensor, power: float) -> Tensor:
     low, high = image.amin(), image.amax()
     spread = high - low + _SMALLEST_RANGE
     return spread * ((image - low + _SMALLEST_RANGE) / spread) ** power + low
+
+
+@dataclass(frozen=True)
+class GainOffset:
+    """Multiply intensities by a random factor and add a random number: another scanner, another slice.
+
+    Parameters
+    ----------
+    gain
+        Smallest and largest factor.
+    offset
+        Largest number added or taken away.
+    """
+
+    gain: tuple[float, float] = (0.9, 1.1)
+    offset: float = 0.05
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Change ``channel *space``; all channels alike."""
+        factor, added = uniforms(2, rng)
+        low, high = self.gain
+        return image * (low + (high - low) * factor) + self.offset * (2 * added - 1)

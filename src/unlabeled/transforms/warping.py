@@ -48,11 +48,13 @@ class Warp:
         Each label's mask is interpolated linearly and rounded.
         """
         places = self.places(image.shape[1:])
-        pixels = np.ascontiguousarray(image.numpy(), np.float32)
-        warped, carried = np.empty_like(pixels), np.empty(labels.shape, np.int64)
-        _warping.interpolate(pixels, places, warped)
+        carried = np.empty(labels.shape, np.int64)
         _warping.carry_labels(np.ascontiguousarray(labels.numpy(), np.int64), places, carried)
-        return torch.from_numpy(warped), torch.from_numpy(carried)
+        return _read(image, places), torch.from_numpy(carried)
+
+    def image(self, image: Tensor) -> Tensor:
+        """Warp an image ``channel rows columns`` that has no labels; what comes from outside is 0."""
+        return _read(image, self.places(image.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,13 @@ class RandomWarp:
     def __call__(self, image: Tensor, labels: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         """Warp an image ``channel rows columns`` and its labels ``rows columns`` by one draw."""
         return self.draw(image.shape[1:], rng)(image, labels)
+
+
+def _read(image: Tensor, places: NDArray[np.float32]) -> Tensor:
+    pixels = np.ascontiguousarray(image.numpy(), np.float32)
+    warped = np.empty_like(pixels)
+    _warping.interpolate(pixels, places, warped)
+    return torch.from_numpy(warped)
 
 
 def rotating(degrees: float, middle: tuple[float, float]) -> NDArray[np.float64]:
