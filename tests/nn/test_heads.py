@@ -8,7 +8,14 @@ import torch
 from unlabeled.errors import OptionError
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import build_encoder
-from unlabeled.nn.heads import ClassificationHead, Classifier, SegmentationHead, Segmenter, pool
+from unlabeled.nn.heads import (
+    ClassificationHead,
+    Classifier,
+    OrderHead,
+    SegmentationHead,
+    Segmenter,
+    pool,
+)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -52,3 +59,21 @@ def test_heads_without_classes_are_refused() -> None:
         ClassificationHead(build_encoder("resenc-tiny", dims=2), 0)
     with pytest.raises(OptionError):
         SegmentationHead(2, 4, 0)
+
+
+def test_a_score_tells_the_order_of_two_images_and_swaps_with_them() -> None:
+    head = OrderHead(3)
+    with torch.no_grad():
+        head.layers.weight.copy_(torch.tensor([[1.0, 0.0, -1.0]]))
+    first, second = torch.tensor([[2.0, 5.0, 1.0]]), torch.tensor([[0.5, 7.0, 0.0]])
+    assert head(first, second).tolist() == [[0.5, 1.0]]
+    assert head(second, first).tolist() == [[1.0, 0.5]]
+
+
+@pytest.mark.parametrize("hidden", [None, 16])
+def test_a_fresh_order_head_is_undecided(hidden: int | None) -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 50, 64)
+    logits = OrderHead(64, hidden)(first, second).detach()
+    assert logits.shape == (50, 2)
+    assert float(logits.diff(dim=1).abs().max()) < 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from unlabeled.errors import OptionError
@@ -43,6 +44,41 @@ class ClassificationHead(nn.Module):
         if self.hidden is not None:
             pooled = self.hidden(pooled)
         logits: Tensor = self.linear(self.dropout(pooled))
+        return logits
+
+
+class OrderHead(nn.Module):
+    """Say which of two images comes first on a scale, by logits of "the second one" and "the first one".
+
+    Parameters
+    ----------
+    width
+        Features of an image.
+    hidden
+        Width of the hidden layer on the features of both, side by side; without it, each image has a score, its logit:
+        swapping the images then swaps the logits exactly, and the score is a coordinate by itself.
+
+    Notes
+    -----
+    Last layers start at normal numbers of deviation 0.01, so that fresh logits are near 0.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None) -> None:
+        super().__init__()
+        self.joint = hidden is not None
+        last = nn.Linear(width, 1, bias=False) if hidden is None else nn.Linear(hidden, 2)
+        nn.init.normal_(last.weight, std=0.01)
+        self.layers = (
+            last if hidden is None else nn.Sequential(nn.Linear(2 * width, hidden), nn.ReLU(), last)
+        )
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Compute ``batch 2`` from features ``batch width`` of each."""
+        logits: Tensor
+        if self.joint:
+            logits = self.layers(torch.cat([first, second], 1))
+        else:
+            logits = torch.cat([self.layers(second), self.layers(first)], 1)
         return logits
 
 
