@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from unlabeled.data.record import Record, _overlap
-from unlabeled.data.sampling import draw_start
+from unlabeled.data.sampling import centre_start, draw_start
 from unlabeled.errors import DataError
 
 
@@ -25,6 +25,10 @@ class Slice(NamedTuple):
         """Draw where a patch ``rows columns`` starts; negative where the slice is smaller."""
         first, second = draw_start(self.record.space[:2], size, rng)
         return first, second
+
+    def centre(self, size: Sequence[int]) -> Tensor:
+        """Read the patch in the middle of the slice, cut or padded to ``channel rows columns``."""
+        return self.patch(centre_start(self.record.space[:2], size), size)
 
     def patch(self, start: Sequence[int], size: Sequence[int]) -> Tensor:
         """Read a patch, ``channel rows columns``, under the record's intensity rule."""
@@ -67,6 +71,70 @@ def list_slices(
             usable &= ~planes_holding(record, without)
         listed += [Slice(record, int(plane)) for plane in np.flatnonzero(usable)]
     return listed
+
+
+def planes_with(record: Record, counts: str, least: float) -> NDArray[np.int64]:
+    """List the planes of a scan of which a preparation counted at least so much, rising.
+
+    Parameters
+    ----------
+    record
+        A scan.
+    counts
+        Name of the counts among `Record.extras`, a number a plane.
+    least
+        Fewest that a plane must have, and never none.
+    """
+    counted = record.extras[counts].whole().reshape(-1)
+    return np.flatnonzero((counted >= least) & (counted > 0))
+
+
+def slice_heights(record: Record) -> NDArray[np.float64]:
+    """Say how far each axial slice lies above the lowest one of the scan's file, ``plane`` [mm]; 0 for a picture.
+
+    The file's slices count, not those that the store made of them where it resampled the scan.
+
+    Raises
+    ------
+    DataError
+        The volume has no spacing.
+    """
+    if record.dims == 2:
+        return np.zeros(1)
+    if record.spacing is None:
+        raise DataError(
+            f"{record.source.name} has no voxel spacing, so nobody knows how far its slices lie apart",
+            "Export it with its geometry, or leave it out.",
+        )
+    first, own = 0.0, record.grid.affine
+    if own is not None and record.affine is not None:
+        upwards = record.affine[:3, 2] / np.linalg.norm(record.affine[:3, 2])
+        last = np.asarray(record.grid.shape) - 1
+        corners = np.stack(np.meshgrid(*((0, edge) for edge in last), indexing="ij"), -1)
+        placed = corners.reshape(-1, 3) @ own[:3, :3].T + own[:3, 3]
+        first = float(record.affine[:3, 3] @ upwards - (placed @ upwards).min())
+    return first + record.spacing[2] * np.arange(record.space[2], dtype=np.float64)
+
+
+def middle_view(record: Record) -> tuple[Tensor, float]:
+    """Show a volume from the front, by its middle coronal plane; a single slice from below, and a picture as it lies.
+
+    Returns
+    -------
+    tuple
+        ``rows columns`` of the first channel, scaled to [0, 1], head or front up; height over width of a pixel.
+    """
+    space = record.space
+    edges = record.spacing or (1.0,) * record.dims
+    if record.dims == 2:
+        plane, aspect = record.patch((0, 0), space)[0], edges[0] / edges[1]
+        if record.placed:  # its first axis goes to the right, its second to the front
+            plane, aspect = plane.T.flip(0), edges[1] / edges[0]
+    else:
+        middle = record.patch((0, space[1] // 2, 0), (space[0], 1, space[2]))
+        plane, aspect = middle[0, :, 0].T.flip(0), edges[2] / edges[0]
+    low, high = plane.amin(), plane.amax()
+    return (plane - low) / (high - low).clamp(min=1e-6), aspect
 
 
 def extra_patch(record: Record, name: str, start: Sequence[int], size: Sequence[int]) -> Tensor:
