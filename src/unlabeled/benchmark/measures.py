@@ -74,6 +74,16 @@ MEASURES: Mapping[TaskName, tuple[Measure, ...]] = MappingProxyType(
         ),
         "classify": _CLASSES,
         "zero-shot": _CLASSES,
+        "localise": (
+            Measure(
+                "error mm",
+                "slice error",
+                False,
+                "mm",
+                "distance of a slice's estimated place from its true one",
+                _FROM_0,
+            ),
+        ),
         "regress": (
             Measure(
                 "absolute error",

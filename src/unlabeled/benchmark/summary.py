@@ -42,6 +42,7 @@ _GOALS: Mapping[str, str] = {
     "instances": "find single objects",
     "classify": "tell classes apart",
     "regress": "estimate a number",
+    "localise": "say where in the body a slice lies",
     "few-shot": "segment by a few labelled slices",
     "label-transfer": "segment by the nearest labelled voxels",
     "zero-shot": "tell classes apart by their descriptions",

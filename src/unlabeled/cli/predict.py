@@ -24,7 +24,7 @@ def predict(
     quiet: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Predict scans: masks on each scan's own grid, classes as CSV, or what a pretrained method makes by itself.
+    """Predict scans: masks on each scan's own grid, classes or places of slices as CSV, or what a method makes by itself.
 
     Parameters
     ----------

@@ -22,6 +22,7 @@ from unlabeled.training.checkpoint import write_atomically
 from unlabeled.transfer import metrics
 from unlabeled.transfer.inference import classes_of, native_grid, segment_logits, whole_scan_logits
 from unlabeled.transfer.instances import Instances
+from unlabeled.transfer.localise import Localise, target_of
 from unlabeled.transfer.matching import match_objects
 from unlabeled.transfer.metrics import Interval
 from unlabeled.transfer.task import Task
@@ -77,6 +78,8 @@ def evaluate(
         return _evaluate_instances(task, records, progress)
     if isinstance(task, Classes):
         return _evaluate_classes(task, records, progress)
+    if isinstance(task, Localise):
+        return _evaluate_places(task, records, progress)
     if isinstance(task, Regress):
         return _evaluate_targets(task, records, progress)
     raise TypeError(f"no evaluation for {type(task)}")
@@ -215,6 +218,41 @@ def _evaluate_targets(
         "absolute error": _mean(errors),
         "absolute error of the training mean": _mean(chance),
     }
+    return _evaluation(rows, measures, records)
+
+
+def _evaluate_places(
+    task: Localise, records: Sequence[Record], progress: Callable[[int], None]
+) -> Evaluation:
+    """Measure every slice by itself in mm and in slices, beside what the mean place of all training slices would miss."""
+    rows: list[dict[str, Any]] = []
+    for done, record in enumerate(records, start=1):
+        placed = task.place(record)
+        lowest = target_of(record)
+        truth = lowest + placed.heights
+        missed = float(np.abs(placed.found - truth).mean())
+        usual = float(np.abs(task.centre - truth).mean())
+        edge = record.spacing[2] if record.dims == 3 and record.spacing else math.nan
+        rows.append(
+            {
+                "subject": record.subject,
+                "scan": record.source.name,
+                "slices": len(placed.found),
+                "truth": lowest,
+                "predicted": placed.lowest,
+                "error mm": missed,
+                "error slices": missed / edge,
+                "error mm of the training mean": usual,
+                "error slices of the training mean": usual / edge,
+                "error mm of the whole scan": abs(placed.lowest - lowest),
+            }
+        )
+        progress(done)
+    measures = {}
+    for name in [name for name in rows[0] if name.startswith("error")] if rows else ():
+        pairs = [(str(row["subject"]), float(row[name])) for row in rows]
+        if not all(math.isnan(value) for _, value in pairs):
+            measures[name] = _mean(pairs)
     return _evaluation(rows, measures, records)
 
 

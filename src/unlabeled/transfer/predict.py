@@ -33,7 +33,8 @@ from unlabeled.transfer.inference import (
     whole_scan_logits,
 )
 from unlabeled.transfer.instances import Instances
-from unlabeled.transfer.products import SavedMethod, load_method
+from unlabeled.transfer.localise import Localise
+from unlabeled.transfer.products import SavedMethod, load_method, write_picture
 from unlabeled.transfer.saved import FILE, SavedTask, load_task
 from unlabeled.transfer.tasks import Classes, Masks
 from unlabeled.transforms.instances import CLASSES
@@ -185,6 +186,8 @@ def _predict_one(
         }
     if isinstance(task, Instances):
         return _predict_objects(saved, task, record, folder, stem, probabilities, overlap)
+    if isinstance(task, Localise):
+        return _predict_places(task, record, folder, stem)
     logits = whole_scan_logits(task, record)
     if isinstance(task, Classes):
         shares = logits.softmax(0).numpy()
@@ -216,6 +219,34 @@ def _predict_objects(
         _write_likely(stem, ending, dict(zip(CLASSES, likely, strict=True)), record, native)
     named = path.relative_to(folder).as_posix()
     return {"file": record.source.name, "mask": named, "objects": int(numbered.max())}
+
+
+def _predict_places(task: Localise, record: Record, folder: Path, stem: Path) -> dict[str, Any]:
+    """Say where in the body the slices of a scan lie: a table, a picture, and a row with both ends."""
+    placed = task.place(record)
+    fitted = placed.lowest + placed.heights
+    table = stem.with_name(f"{stem.name}_slices.csv")
+    picture = stem.with_name(f"{stem.name}_place.png")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    each = zip(placed.planes, placed.heights, placed.found, fitted, strict=True)
+    rows = [
+        {
+            "slice": int(plane),
+            "height [mm]": float(height),
+            "place [mm]": float(found),
+            "fitted place [mm]": float(line),
+        }
+        for plane, height, found, line in each
+    ]
+    write_atomically(table, as_csv(rows).encode())
+    write_picture(picture, task.draw(record, placed))
+    return {
+        "file": record.source.name,
+        "slices": table.relative_to(folder).as_posix(),
+        "picture": picture.relative_to(folder).as_posix(),
+        "lowest [mm]": float(fitted[0]),
+        "highest [mm]": float(fitted[-1]),
+    }
 
 
 def _mask_path(stem: Path, record: Record) -> tuple[Path, str]:

@@ -145,13 +145,18 @@ def _on_own_grid(image: NDArray[Any], record: Record, native: Native) -> NDArray
 def _write_pictures(product: Product, stem: Path) -> dict[str, Path]:
     written = {}
     for name, picture in product.pictures.items():
-        levels = (picture.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-        pixels = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
-        file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
         written[name] = stem.with_name(f"{stem.name}_{name}.png")
-        write_atomically(written[name], file.getvalue())
+        write_picture(written[name], picture)
     return written
+
+
+def write_picture(path: Path, picture: Tensor) -> None:
+    """Write ``1|3 rows columns`` in [0, 1] as PNG."""
+    levels = (picture.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    pixels = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    write_atomically(path, file.getvalue())
 
 
 def _write_points(product: Product, record: Record, stem: Path) -> dict[str, Path]:

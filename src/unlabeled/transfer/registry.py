@@ -10,6 +10,7 @@ from unlabeled.nn.encoders import Encoder
 from unlabeled.transfer.fewshot import FewShot
 from unlabeled.transfer.instances import Instances
 from unlabeled.transfer.label_transfer import LabelTransfer
+from unlabeled.transfer.localise import Localise
 from unlabeled.transfer.task import FinetuneOptions, Task, TaskName
 from unlabeled.transfer.tasks import Classify, Regress, Segment
 from unlabeled.transfer.zeroshot import ZeroShot
@@ -21,6 +22,7 @@ TASKS: Mapping[TaskName, type[Task]] = MappingProxyType(
         "instances": Instances,
         "classify": Classify,
         "regress": Regress,
+        "localise": Localise,
         "few-shot": FewShot,
         "label-transfer": LabelTransfer,
         "zero-shot": ZeroShot,

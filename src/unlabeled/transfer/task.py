@@ -29,7 +29,14 @@ from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transfer.augment import Augmentation, Move, cut, recolour
 
 TaskName: TypeAlias = Literal[
-    "segment", "instances", "classify", "regress", "few-shot", "label-transfer", "zero-shot"
+    "segment",
+    "instances",
+    "classify",
+    "regress",
+    "localise",
+    "few-shot",
+    "label-transfer",
+    "zero-shot",
 ]
 
 
@@ -323,13 +330,22 @@ class Task(Method):
         return made, schedules[options.schedule]
 
     def cut(
-        self, record: Record, rng: Generator, *, p_labelled: float = 0.0, masked: bool = False
+        self,
+        record: Record,
+        rng: Generator,
+        *,
+        p_labelled: float = 0.0,
+        masked: bool = False,
+        start: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor | None]:
-        """Cut one patch, and its labels where `masked`; a plane of a volume where the network is flat."""
+        """Cut one patch, and its labels where `masked`; a plane of a volume where the network is flat.
+
+        Without a `start` the place is drawn, around a label with the given probability.
+        """
         size = tuple(self.options.patch_size)
         whole = patch_size(record, size)
         flat = len(whole) - len(size)
-        start = draw_labelled_start(record, whole, rng, p_labelled)
+        start = start or draw_labelled_start(record, whole, rng, p_labelled)
         move = Move()
         if self.options.augment and record.key not in self.quiet:
             spacing = record.spacing or (1.0,) * record.dims
