@@ -31,6 +31,7 @@ OWN: dict[str, dict[str, Any]] = {
         "max_shift": 2,
     },
     "endoscopic-recolorization": {"frame_size": 32, "critic_width": 4, "critic_layers": 2},
+    "body-part-recognition": {"spacing": (1.0, 1.0, 1.0), "hidden": 8},
     "c2l": {"queue": 24, "features": 16, "hole_size": 6},
     "global-local-contrast": {"epochs": 8, "local_batch_size": 2},
     "gloria": {
@@ -95,6 +96,7 @@ def write_brain(folder: Path, dims: int) -> Path:
 #: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
 OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "fmri-reconstruction": write_brain,
+    "body-part-recognition": write_volumes,
     "endoscopic-recolorization": lambda folder, dims: write_frames(folder),
     "gloria": write_reports,
     "global-local-contrast": write_volumes,

@@ -55,6 +55,22 @@ def write_masked(place: Path, splits: tuple[str, ...] = SPLITS, **sizes: Any) ->
     )
 
 
+def write_places(place: Path) -> None:
+    """Volumes of which the height of the lowest slice is known; a manifest."""
+    folder = place.with_suffix("")
+    write_patients(folder, patients=len(SPLITS), shape=CUBE, seed=4)
+    rows = [
+        {
+            "image": f"{folder.name}/phantom-{number:03d}.nii.gz",
+            "subject": f"l{number}",
+            "target": -10 + number % 3,
+            "split": split,
+        }
+        for number, split in enumerate(SPLITS)
+    ]
+    write_manifest(place, rows)
+
+
 def write_pictures(place: Path) -> None:
     write_patients(place, patients=8, shape=(40, 40))
 
@@ -164,6 +180,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "masked": write_masked,
     "nuclei": write_nuclei,
     "pictures": write_pictures,
+    "places": write_places,
     "prompts": write_prompts,
     "reports": write_reports,
     "volumes": write_volumes,
