@@ -34,12 +34,16 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
 
 
 def _hippocampus(source: Path, place: Path) -> tuple[Path, Path]:
-    """All 114 training images without labels; every subject with labels and its part."""
+    """All 114 training images without labels; every subject with labels and its part.
+
+    The target is how high the lowest slice lies above the middle of the hippocampus [mm].
+    """
     _unpack(source, place)
     rows = [
         {
             "image": f"{part}/images/{image.name}",
             "mask": f"{part}/labels/{image.name}",
+            "target": f"{_height_of_lowest(place / part / 'labels' / image.name):.3f}",
             "subject": image.name.removesuffix(".nii.gz"),
             "split": part,
         }
@@ -47,6 +51,13 @@ def _hippocampus(source: Path, place: Path) -> tuple[Path, Path]:
         for image in sorted((place / part / "images").iterdir())
     ]
     return place / "train" / "images", _manifest(place / "labelled.csv", rows)
+
+
+def _height_of_lowest(mask: Path) -> float:
+    """Say how high the lowest voxels of a mask's grid lie above the middle of what it marks [mm]."""
+    scan = nibabel.as_closest_canonical(nibabel.load(mask))
+    marked = np.argwhere(np.asarray(scan.dataobj) > 0)
+    return -float(marked[:, 2].mean()) * float(scan.header.get_zooms()[2])
 
 
 def _chest(source: Path, place: Path) -> tuple[Path, Path]:
