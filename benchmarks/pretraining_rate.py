@@ -37,6 +37,14 @@ from unlabeled.training.settings import Settings, make_fabric
 
 REPORT = "Small left pleural effusion with adjacent atelectasis. No pneumothorax is seen.\n1. Heart size is normal."
 SMALL = {
+    "body-part-recognition 2D resenc-tiny": (
+        2,
+        {"encoder": "resenc-tiny", "patch_size": (96, 96), "spacing": None, "batch_size": 8},
+    ),
+    "body-part-recognition 2D resnet18": (
+        2,
+        {"encoder": "resnet18", "patch_size": (96, 96), "spacing": None, "batch_size": 4},
+    ),
     "context-restoration 2D unet": (
         2,
         {"encoder": "unet", "patch_size": (64, 64), "batch_size": 2},
@@ -135,6 +143,7 @@ SMALL = {
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 2}),
 }
 FULL = {
+    "body-part-recognition 2D resnet18": (2, {"spacing": None}),
     "context-restoration 2D unet": (2, {"patch_size": (224, 288)}),
     "endoscopic-recolorization 2D resenc-l": (2, {"encoder": "resenc-l"}),
     "fmri-reconstruction 2D caffenet": (2, {"voxels": 4500, "test_responses": True}),
