@@ -257,7 +257,7 @@ class BodyPartRecognition(Method):
         }
 
     def product(self, record: Record) -> Product:
-        """Set every slice of a volume against all others: how many it is taken to lie above, and how often rightly."""
+        """Set every slice of a volume against all others: how surely it is the upper one, and how often rightly."""
         planes = body_planes(record, self.options)
         if len(planes) < 2:
             raise ScanError("has fewer than two slices with a body", "Leave it out.")
@@ -280,7 +280,7 @@ class BodyPartRecognition(Method):
             [(plane + 0.5) / record.space[2] for plane in planes],
             ((likely.sum(1) - likely.diagonal()) / (len(planes) - 1)).tolist(),
             span=(0.0, 1.0),
-            caption="share of slices that it lies above",
+            caption="mean probability of lying above another slice",
             aspect=aspect,
         )
         values = {"slices": float(len(planes)), "order": float(right.mean())}
