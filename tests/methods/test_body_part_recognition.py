@@ -154,6 +154,9 @@ def test_must_have_5_gaps_are_millimetres_whatever_the_thickness(tmp_path, prepa
     save(tmp_path / "scans" / "p.nii.gz", staircase(round(60 / thickness)), thickness)
     (record,) = prepare().values()
     made = method(least_gap=8.0, most_gap=20.0).eval()
+    pair = made.views(record, generator(0))
+    apart = plane_of(record, pair.first) - plane_of(record, pair.second)
+    assert pair.gap == pytest.approx(thickness * abs(apart))
     gaps = [float(made.views(record, generator(seed)).gap) for seed in range(200)]
     assert 8.0 - 1e-4 <= min(gaps) < 8.0 + thickness
     assert 20.0 + 1e-4 >= max(gaps) > 20.0 - thickness
