@@ -42,7 +42,8 @@ class Slab:
         along: list[NDArray[np.float64]] = [
             np.linspace(-self.reach, self.reach, edge) for edge in self.edges
         ]
-        along.insert(axis, self.gap * (np.arange(PLANES) - PLANES // 2.0))
+        below = PLANES // 2
+        along.insert(axis, np.linspace(-self.gap * below, self.gap * (PLANES - 1 - below), PLANES))
         first, second, third = along
         return first, second, third
 
