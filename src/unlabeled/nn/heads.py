@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unlabeled.errors import OptionError
 from unlabeled.nn.decoders import fit
 from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.grids import FeatureGrid
 
 
 class ClassificationHead(nn.Module):
@@ -157,3 +158,69 @@ class Classifier(nn.Module):
 def pool(features: Sequence[Tensor]) -> Tensor:
     """Average the coarsest feature map over space: ``batch channel``, what probes and heads see."""
     return features[-1].flatten(2).mean(dim=2)
+
+
+class DenseHead(nn.Module):
+    """Two pointwise convolutions at every cell of a map, the first with batch normalisation and ReLU.
+
+    Parameters
+    ----------
+    dims
+        Axes of space, 2 or 3.
+    in_channels, hidden, out_channels
+        Channels of the map, in between, and of the result.
+
+    Notes
+    -----
+    Source: the projector and predictor of BYOL (Grill et al., NeurIPS 2020) with convolutions for linear layers.
+    """
+
+    def __init__(self, dims: int, in_channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        pointwise = nn.Conv2d if dims == 2 else nn.Conv3d
+        normalise = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
+        self.layers = nn.Sequential(
+            pointwise(in_channels, hidden, 1),
+            normalise(hidden),
+            nn.ReLU(inplace=True),
+            pointwise(hidden, out_channels, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute ``batch out_channels *cells`` from ``batch in_channels *cells``."""
+        out: Tensor = self.layers(features)
+        return out
+
+
+class DenseProjector(nn.Module):
+    """Embeds every cell of a grid over a patch: an encoder's maps, joined on that grid, then a `DenseHead`.
+
+    Parameters
+    ----------
+    encoder
+        Whose maps come in.
+    patch
+        Edges of the patch [voxel].
+    stride
+        Edge of a cell [voxel], as `FeatureGrid.of` takes it.
+    hidden, features
+        Channels in between, and of an embedding.
+
+    Raises
+    ------
+    OptionError
+        The patch does not consist of several whole cells.
+    """
+
+    def __init__(
+        self, encoder: Encoder, patch: Sequence[int], stride: int, *, hidden: int, features: int
+    ) -> None:
+        super().__init__()
+        self.grid = FeatureGrid.of(encoder, stride)
+        self.cells = self.grid.cells(patch)
+        self.head = DenseHead(encoder.dims, self.grid.channels, hidden, features)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Embed the cells, ``batch features *cells``."""
+        embedded: Tensor = self.head(self.grid(maps, self.cells))
+        return embedded

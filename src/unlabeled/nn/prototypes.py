@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.grids import FeatureGrid
 
 SHARPNESS = 20.0  # what cosines are multiplied by (official code)
 SHORTEST = 1e-4  # length below which a feature is no longer stretched to one (official code)
@@ -19,9 +20,7 @@ CELL_THRESHOLD = 0.95  # mean of the mask from which on a cell is a prototype (o
 
 
 class GridEmbedding(nn.Module):
-    """Features on one regular grid from an encoder's maps: those as coarse as the grid or coarser, then one linear layer.
-
-    Maps that are coarser than the grid are interpolated.  Maps finer than the grid have fed the coarser ones.
+    """Features on one regular grid from an encoder's maps, as `FeatureGrid` joins them, then one linear layer.
 
     Parameters
     ----------
@@ -37,23 +36,14 @@ class GridEmbedding(nn.Module):
         super().__init__()
         if encoder.dims != 2:
             raise OptionError("features on a grid of slices need 2D networks", "Give --dims 2.")
-        strides = [max(each) for each in encoder.strides]
-        self.stride = min(stride, strides[-1])
-        self.used = tuple(n for n, each in enumerate(strides) if each >= self.stride)
-        channels = sum(encoder.channels[n] for n in self.used)
-        self.project = nn.Conv2d(channels, width, 1, bias=False)
+        self.maps = FeatureGrid.of(encoder, stride)
+        self.stride = self.maps.stride
+        self.project = nn.Conv2d(self.maps.channels, width, 1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], space: Sequence[int]) -> Tensor:
         """Compute ``batch width *grid`` from an encoder's maps of images of size `space`."""
         grid = [-(-edge // self.stride) for edge in space]
-        chosen = [maps[n] for n in self.used]
-        resized = [
-            each
-            if list(each.shape[2:]) == grid
-            else F.interpolate(each, size=grid, mode="bilinear", align_corners=False)
-            for each in chosen
-        ]
-        features: Tensor = self.project(torch.cat(resized, 1))
+        features: Tensor = self.project(self.maps(maps, grid))
         return features
 
 
