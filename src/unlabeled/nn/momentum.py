@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -64,3 +65,19 @@ class Teacher(nn.Module):
                 continue
             kept, new = ([each.detach() for each in side.parameters()] for side in (own, module))
             torch._foreach_lerp_(kept, new, 1 - momentum)
+
+
+def rising(first: float, done: float) -> float:
+    """Let a teacher's momentum rise from its first value to 1 on half a cosine (BYOL, Grill et al., NeurIPS 2020).
+
+    Parameters
+    ----------
+    first
+        Momentum of the first step.
+    done
+        Share of the training that is done; beyond 1 counts as 1.
+
+    >>> [round(rising(0.99, done), 3) for done in (0, 0.5, 1)]
+    [0.99, 0.995, 1.0]
+    """
+    return 1 - (1 - first) * (math.cos(math.pi * min(done, 1.0)) + 1) / 2

@@ -106,6 +106,15 @@ def cosine(warmup: float = 0.0, last: float = 0.0) -> Callable[[float, float], f
     return schedule
 
 
+def warm_cosine(epochs: float) -> Callable[[float, float], float]:
+    """Rise linearly over so many epochs, at most half of all, then fall to 0 on half a cosine.
+
+    >>> [round(warm_cosine(2)(epoch, 10), 3) for epoch in (0, 1, 2, 6, 10)]
+    [0.001, 0.5, 1.0, 0.5, 0.0]
+    """
+    return lambda epoch, planned: cosine(min(epochs / planned, 0.5))(epoch, planned)
+
+
 def polynomial(power: float = 0.9) -> Callable[[float, float], float]:
     """Fall to zero as ``(1 - done) ** power``, as nnU-Net does.
 

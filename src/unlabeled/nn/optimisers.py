@@ -1,0 +1,109 @@
+"""Optimisers that torch does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class LARS(torch.optim.Optimizer):
+    """Momentum with a rate of its own for each tensor, so that batches of any size move all layers alike.
+
+    For weights w with gradient g::
+
+        g <- g + weight_decay * w
+        g <- g * trust * |w| / |g|       (where both lengths are above 0)
+        m <- momentum * m + g
+        w <- w - lr * m
+
+    Tensors of at most one axis, which are biases and the weights of normalisation, get neither of the first two.
+
+    Parameters
+    ----------
+    params
+        Weights, or groups of weights, as torch's optimisers take them.
+    lr
+        Rate.
+    momentum
+        Share of the last step that is kept.
+    weight_decay
+        Pull towards zero.
+    trust
+        Length of a step over that of the weights, at a rate of 1.
+
+    Notes
+    -----
+    Source: You et al., arXiv 1708.03888, with the exceptions and the order of BYOL (Grill et al., NeurIPS 2020).
+
+    >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    >>> weight.grad = torch.tensor([[0.0, 10.0]])
+    >>> LARS([weight], lr=1.0, trust=0.1).step()         # as long as 0.1 * 5, whatever the gradient's length
+    >>> weight.data
+    tensor([[3.0000, 3.5000]])
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+    ) -> None:
+        named = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        for name, value in named.items():
+            if not value >= 0:
+                raise ValueError(f"{name} of {value} is not at least 0")
+        super().__init__(params, named)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move all weights that have a gradient; the closure, if any, computes the loss anew."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moved = [each for each in group["params"] if each.grad is not None]
+            layers = [each for each in moved if each.ndim > 1]
+            others = [each for each in moved if each.ndim <= 1]
+            self._move(layers, _adapted(layers, group["weight_decay"], group["trust"]), group)
+            self._move(others, [_gradient(each) for each in others], group)
+        return loss
+
+    def _move(self, weights: list[Tensor], steps: list[Tensor], group: dict[str, Any]) -> None:
+        if not weights:
+            return
+        for each in weights:
+            if "momentum" not in self.state[each]:
+                self.state[each]["momentum"] = torch.zeros_like(each)
+        kept = [self.state[each]["momentum"] for each in weights]
+        torch._foreach_mul_(kept, group["momentum"])
+        torch._foreach_add_(kept, steps)
+        torch._foreach_add_(weights, kept, alpha=-group["lr"])
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    if weight.grad is None:
+        raise ValueError("a weight that is moved has no gradient")
+    return weight.grad
+
+
+def _adapted(layers: list[Tensor], weight_decay: float, trust: float) -> list[Tensor]:
+    """Give each layer's gradient the length of its weights; lengths stay on the device."""
+    if not layers:
+        return []
+    pulled = torch._foreach_add([_gradient(each) for each in layers], layers, alpha=weight_decay)
+    own, slope = (torch.stack(torch._foreach_norm(each)) for each in (layers, pulled))
+    factors = torch.where((own > 0) & (slope > 0), trust * own / slope, 1.0)
+    return list(torch._foreach_mul(pulled, list(factors.unbind())))
