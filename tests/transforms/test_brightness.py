@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlabeled.rng import generator
-from unlabeled.transforms.brightness import BrightnessContrast
+from unlabeled.transforms.brightness import BrightnessContrast, Gain, multiply
 
 
 def test_draws_fill_their_ranges() -> None:
@@ -48,3 +48,22 @@ def test_nothing_asked_for_is_nothing_done() -> None:
     change = BrightnessContrast(0.0, 0.0)
     image = torch.rand(1, 8, 8)
     torch.testing.assert_close(change.apply(image, change.draw(1, generator(0))[0]), image)
+
+
+@given(seed=st.integers(0, 10**6), factor=st.floats(0.5, 1.5))
+def test_multiplied_intensities_stay_in_the_range(seed: int, factor: float) -> None:
+    image = torch.randn(2, 6, 6, generator=generator(seed))
+    made = multiply(image, factor)
+    assert made.min() >= image.min()
+    assert made.max() <= image.max()
+    inside = (made > image.min()) & (made < image.max())
+    torch.testing.assert_close(made[inside], (image * factor)[inside])
+
+
+def test_factors_fill_their_range_and_chances_are_kept() -> None:
+    image = torch.tensor([[-10.0, 1.0, 10.0]])
+    factors = [float(Gain(0.25)(image, generator(seed))[0, 1]) for seed in range(500)]
+    assert 0.75 <= min(factors) < 0.76
+    assert 1.24 < max(factors) <= 1.25
+    kept = [torch.equal(Gain(0.25, 0.5)(image, generator(seed)), image) for seed in range(400)]
+    assert 0.42 < sum(kept) / 400 < 0.58

@@ -145,3 +145,10 @@ def test_gain_and_offset_are_drawn_within_their_ranges():
         assert low <= values.min() < low + 0.1 * reach
         assert high >= values.max() > high - 0.1 * reach
     assert torch.equal(GainOffset((1, 1), 0)(image, generator(0)), image)
+def test_powers_by_chance():
+    """Where a power is certain, no chance is drawn: streams of earlier runs stay as they were."""
+    image = torch.linspace(0, 1, 9)[None]
+    kept = [torch.equal(RandomGamma(0.7, 1.5, 0.5)(image, generator(n)), image) for n in range(400)]
+    assert 0.42 < sum(kept) / 400 < 0.58
+    power = RandomGamma(0.7, 1.5).draw(generator(1))
+    torch.testing.assert_close(RandomGamma(0.7, 1.5)(image, generator(1)), raise_to(image, power))

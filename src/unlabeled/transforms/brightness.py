@@ -1,4 +1,4 @@
-"""Brightness and contrast: one number added, the distance from the mean stretched."""
+"""Brightness and contrast: a number added, the distance from the mean stretched, intensities multiplied."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
+
+from unlabeled.transforms._draws import chance, uniforms
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,35 @@ class BrightnessContrast:
         brighter = images + added
         mean = brighter.mean((-2, -1), keepdim=True)
         return ((brighter - mean) * factor + mean).clamp(0.0, self.high)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Multiply intensities by a random factor and clip them to the image's own range.
+
+    Parameters
+    ----------
+    most
+        Largest change of the factor, which is uniform around 1.
+    p
+        Probability.
+    """
+
+    most: float = 0.25
+    p: float = 1.0
+
+    def __call__(self, image: Tensor, rng: Generator) -> Tensor:
+        """Change ``channel *space``; all channels share factor and range."""
+        if not chance(self.p, rng):
+            return image.clone()
+        return multiply(image, 1 + self.most * (2 * uniforms(1, rng)[0] - 1))
+
+
+def multiply(image: Tensor, factor: float) -> Tensor:
+    """Multiply intensities; none leaves the range from the image's smallest to its largest.
+
+    >>> multiply(torch.tensor([-1.0, 1.0, 2.0]), 1.5)
+    tensor([-1.0000,  1.5000,  2.0000])
+    """
+    low, high = image.aminmax()
+    return (image * factor).clamp_(low, high)

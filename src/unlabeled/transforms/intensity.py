@@ -83,17 +83,22 @@ class RandomGamma:
     ----------
     low, high
         Range of the power; 1 changes nothing.
+    p
+        Probability.
     """
 
     low: float = 0.5
     high: float = 1.5
+    p: float = 1.0
 
     def draw(self, rng: Generator) -> float:
         """Draw a power."""
         return self.low + (self.high - self.low) * uniforms(1, rng)[0]
 
     def __call__(self, image: Tensor, rng: Generator) -> Tensor:
-        """Change ``channel *space``; all channels share range and power."""
+        """Change ``channel *space``; all channels share range and power.  Where it is certain, no chance is drawn."""
+        if self.p < 1 and not chance(self.p, rng):
+            return image.clone()
         return raise_to(image, self.draw(rng))
 
 
