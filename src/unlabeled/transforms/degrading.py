@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ class GaussianNoise:
         """Change ``channel *space``."""
         if not chance(self.p, rng):
             return image.clone()
-        deviation = (self.most * uniforms(1, rng)[0]) ** 0.5
+        deviation = math.sqrt(self.most * uniforms(1, rng)[0])
         return image + deviation * torch.randn(image.shape, generator=rng, dtype=image.dtype)
 
 
