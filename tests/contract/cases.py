@@ -48,6 +48,7 @@ OWN: dict[str, dict[str, Any]] = {
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
     "supervoxel-inpainting": {"segments": 27, "smallest_region": 40},
     "shape-landmarks": {"landmarks": 12, "kept": 3, "ranking_batches": 1},
+    "pgl": {"hidden": 16, "features": 8},
     "rubiks-cube": {
         "patch_size": (10, 10, 10),
         "permutations": 6,
