@@ -103,6 +103,14 @@ SMALL = {
             "batch_size": 8,
         },
     ),
+    "pgl 3D unet": (
+        3,
+        {"patch_size": (32, 32, 16), "batch_size": 2, "hidden": 256},
+    ),
+    "pgl 3D resenc-tiny": (
+        3,
+        {"encoder": "resenc-tiny", "patch_size": (32, 32, 16), "batch_size": 2, "hidden": 256},
+    ),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (16, 16, 16), "batch_size": 2}),
     "rubiks-cube 3D resenc-tiny": (
         3,
@@ -156,6 +164,7 @@ FULL = {
     "models-genesis 2D unet": (2, {"encoder": "unet", "patch_size": (256, 256), "batch_size": 16}),
     "global-local-contrast 2D unet-6": (2, {"encoder": "unet-6", "patch_size": (192, 192)}),
     "gloria 2D resnet50": (2, {"encoder": "resnet50", "batch_size": 48}),
+    "pgl 3D unet": (3, {"batch_size": 16}),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8}),
     "rubiks-cube-plus 3D unet": (
         3,
