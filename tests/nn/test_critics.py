@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from unlabeled.errors import OptionError
-from unlabeled.nn.critics import PatchCritic, standing_still
+from unlabeled.nn.critics import ImageCritic, PatchCritic, standing_still
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -72,3 +72,22 @@ def test_the_smallest_image_of_a_critic(layers: int, least: int, dims: int):
         f"--critic-layers {layers - 1}" if layers > 1 else " ".join(["--patch-size", *["6"] * dims])
     )
     assert fault.value.remedy == f"Give {fewer}."
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_critic_of_whole_images_gives_a_number_each(dims):
+    critic = ImageCritic(2, dims=dims, width=4, layers=3)
+    image = torch.randn(3, 2, *[16, 8, 11][:dims])
+    verdict = critic(image)
+    assert verdict.shape == (3,)
+    assert torch.equal(critic(image.flip(0)), verdict.flip(0)), (
+        "an image's number depends on it alone"
+    )
+    kinds = {type(part).__name__ for part in critic.modules()}
+    assert not any("Norm" in kind for kind in kinds)
+    assert not any(getattr(part, "inplace", False) for part in critic.modules())
+    widths = [part.out_channels for part in critic.modules() if hasattr(part, "out_channels")]
+    assert widths == [4, 8, 16]
+
+
+def test_a_critic_of_whole_images_without_layers_is_refused():
+    with pytest.raises(OptionError, match="at least one layer"):
+        ImageCritic(1, layers=0)

@@ -1,7 +1,8 @@
-"""Critics: networks that tell real images from made ones, patch by patch."""
+"""Critics: networks that tell real images from made ones, patch by patch or as a whole."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -89,3 +90,43 @@ def standing_still(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
+
+
+class ImageCritic(nn.Module):
+    """Strided convolutions that give one number without bounds for a whole image.
+
+    Convolutions of edge 4 and stride 2 with LeakyReLU of 0.2, the mean over space, and a linear layer.  Nothing is
+    normalised, so that the number of an image depends on no other and its slope can be penalised; nothing works in
+    place, so that it can be differentiated twice.
+    Source: the shape of Radford et al., ICLR 2016, without normalisation as Gulrajani et al., NeurIPS 2017, ask for.
+
+    Parameters
+    ----------
+    in_channels
+        Of the image.
+    dims
+        Axes of space.
+    width
+        Channels of the first convolution; they double with each layer.
+    layers
+        Convolutions; each halves the image.
+    """
+
+    def __init__(
+        self, in_channels: int, *, dims: int = 2, width: int = 32, layers: int = 4
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise OptionError(f"a critic has at least one layer, not {layers}")
+        convolution = nn.Conv2d if dims == 2 else nn.Conv3d
+        widths = [in_channels, *(width * 2**layer for layer in range(layers))]
+        parts: list[nn.Module] = []
+        for entering, leaving in itertools.pairwise(widths):
+            parts += [convolution(entering, leaving, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*parts)
+        self.linear = nn.Linear(widths[-1], 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute a number an image, ``batch``."""
+        verdict: Tensor = self.linear(self.layers(image).flatten(2).mean(2))
+        return verdict[:, 0]
