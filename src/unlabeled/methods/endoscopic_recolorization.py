@@ -23,6 +23,7 @@ from unlabeled.data.scan import Scan, Unit
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError, ScanError
 from unlabeled.losses.adversarial import convince, tell_apart
+from unlabeled.losses.colour import colour_scores
 from unlabeled.losses.restoration import masked_error
 from unlabeled.methods._base import (
     Feed,
@@ -39,11 +40,18 @@ from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, linear_end
 from unlabeled.options import Count, NonNegative, Positive, Probability
-from unlabeled.transforms.colour import HUNDREDTHS, INSIDE, LAB, KeepLab, lab_to_rgb
+from unlabeled.transforms.colour import (
+    HUNDREDTHS,
+    INSIDE,
+    LAB,
+    LIGHTEST,
+    MOST_COLOUR,
+    KeepLab,
+    lab_to_rgb,
+    require_chroma,
+)
 from unlabeled.transforms.rigid import Mirror
 
-LIGHTEST = 100.0  # of L*
-MOST_COLOUR = 110.0  # of a* and b*: what tanh calls 1
 BETAS = (0.5, 0.999)  # of Adam (conditional GANs, unconfirmed for this paper)
 
 
@@ -139,10 +147,7 @@ class EndoscopicRecolorization(Method):
     def require(cls, record: Record, options: Any) -> None:
         """Refuse frames that hold no colour, or show nothing."""
         lightness, *colour = torch.from_numpy(record.extras[LAB].whole()).float() / HUNDREDTHS
-        chroma = float(torch.stack(colour).norm(dim=0).mean())
-        if chroma < options.least_chroma:
-            fact = f"is grey: its mean chroma is {chroma:.1f}, below {options.least_chroma:g}"
-            raise ScanError(fact, "Only frames in colour can be coloured again; leave it out.")
+        require_chroma(torch.stack(colour), options.least_chroma)
         if float(lightness.mean()) < 5:
             raise ScanError("is nearly black", "Leave out frames that show nothing.")
 
@@ -211,25 +216,9 @@ class EndoscopicRecolorization(Method):
         return made, linear_end()
 
     def score(self, batch: Sample) -> dict[str, Tensor]:
-        """Measure the mean absolute error of a and b, beside two ways of knowing nothing, and how colourful it is.
-
-        ``constant`` is the error of the best single colour for these very frames, ``grey`` that of no colour at all;
-        ``chroma`` is the mean chroma that was painted over the true one.
-        """
-        lightness, colour, inside = batch
-        painted, mask = self.paint(lightness), inside.expand_as(colour)
-        middle = torch.stack([part[mask[:, 0]].median() for part in colour.unbind(1)])
-        guesses = {
-            "error": painted,
-            "constant": middle.view(1, 2, 1, 1).expand_as(colour),
-            "grey": torch.zeros_like(colour),
-        }
-        errors = {
-            name: MOST_COLOUR * masked_error(guess, colour, mask, power=1)
-            for name, guess in guesses.items()
-        }
-        strength = [each.norm(dim=1)[mask[:, 0]].mean() for each in (painted, colour)]
-        return {**errors, "chroma": strength[0] / strength[1].clamp(min=1e-6)}
+        """Measure the mean absolute error of a and b, beside two ways of knowing nothing, and how colourful it is."""
+        painted = self.paint(batch.lightness)
+        return colour_scores(painted, batch.colour, batch.inside, MOST_COLOUR)
 
     def preview(self, batch: Sample) -> dict[str, Tensor]:
         """Show the grey frame, the colours that were painted, and the true ones."""

@@ -14,11 +14,14 @@ from scipy.ndimage import binary_fill_holes, label  # type: ignore[attr-defined]
 from torch import Tensor
 
 from unlabeled.data.scan import Scan
+from unlabeled.errors import ScanError
 from unlabeled.transforms.pictures import as_levels
 
 LAB = "lab"  # of a prepared frame among `Record.extras`: hundredths of L*, a*, b*
 INSIDE = "inside"  # likewise: 1 where the frame shows something, 0 on its dark border
 HUNDREDTHS = 100.0
+LIGHTEST = 100.0  # of L*
+MOST_COLOUR = 110.0  # of a* and b*: what tanh of a generator's output calls 1
 
 # IEC 61966-2-1: linear sRGB to CIE XYZ, and its white point D65
 _TO_XYZ = (
@@ -64,6 +67,20 @@ def lab_to_rgb(
     back = torch.linalg.inv(parts.new_tensor(_TO_XYZ, dtype=torch.float64)).to(parts) * white
     linear = torch.einsum("oc,...crk->...ork", back, parts).clamp(0, 1)
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def require_chroma(colour: Float[Tensor, "2 rows columns"], least: float) -> None:
+    """Refuse a picture whose a* and b* hold no colour to learn from.
+
+    Raises
+    ------
+    ScanError
+        The mean chroma, the mean of ``sqrt(a^2 + b^2)``, is below `least`.
+    """
+    chroma = float(colour.norm(dim=0).mean())
+    if chroma < least:
+        fact = f"is grey: its mean chroma is {chroma:.1f}, below {least:g}"
+        raise ScanError(fact, "Only frames in colour can be coloured again; leave it out.")
 
 
 @dataclass(frozen=True)
