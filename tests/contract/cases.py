@@ -47,6 +47,14 @@ OWN: dict[str, dict[str, Any]] = {
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
     "supervoxel-inpainting": {"segments": 27, "smallest_region": 40},
+    "surrogate-supervision": {
+        "task": "multi-task",
+        "colourisation_weight": 0.0,
+        "turns": "plane",
+        "critic_width": 4,
+        "critic_layers": 2,
+        "critic_steps": 2,
+    },
     "shape-landmarks": {"landmarks": 12, "kept": 3, "ranking_batches": 1},
     "pgl": {"hidden": 16, "features": 8},
     "rubiks-cube": {
@@ -68,6 +76,7 @@ OWN: dict[str, dict[str, Any]] = {
 #: whose loss depends on the order of the batch, and why: by slug
 ORDER_MATTERS: dict[str, str] = {
     "c2l": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
+    "surrogate-supervision": "the critic's slope is measured at mixtures drawn by place; its own tests permute the batch",
 }
 
 
