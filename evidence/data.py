@@ -28,6 +28,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "cardiac-cine-mri": _cardiac,
         "colonoscopy": _colonoscopy,
         "nuclei": _nuclei,
+        "skin-lesions": _skin,
         "fmri-digits": _digits,
     }[name]
     return made(data / name, place)
@@ -213,6 +214,22 @@ def _colonoscopy(source: Path, place: Path) -> tuple[Path, Path]:
     ]
     scans = _manifest(place / "scans.csv", unlabelled)
     return scans, _manifest(place / "labelled.csv", rows)
+
+
+def _skin(source: Path, place: Path) -> tuple[Path, Path]:
+    """All training pictures without masks; every picture with its mask and its part.  No patient is known."""
+    _unpack(source, place)
+    rows = [
+        {
+            "image": f"{part}/images/{image.name}",
+            "mask": f"{part}/masks/{image.stem}.png",
+            "subject": image.stem,
+            "split": part,
+        }
+        for part in PARTS
+        for image in sorted((place / part / "images").iterdir())
+    ]
+    return place / "train" / "images", _manifest(place / "labelled.csv", rows)
 
 
 def _nuclei(source: Path, place: Path) -> tuple[Path, Path]:
