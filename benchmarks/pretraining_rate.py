@@ -144,6 +144,20 @@ SMALL = {
         {"patch_size": (32, 32, 16), "batch_size": 2, "segments": 12, "smallest_region": 200},
     ),
     "volume-context 2D context-cnn": (2, {"patch_size": (42, 42), "batch_size": 8}),
+    "surrogate-supervision 2D resnet18": (
+        2,
+        {"encoder": "resnet18", "patch_size": (64, 64), "batch_size": 4},
+    ),
+    "surrogate-supervision 3D resenc-tiny": (
+        3,
+        {
+            "task": "reconstruction",
+            "encoder": "resenc-tiny",
+            "patch_size": (32, 32, 32),
+            "batch_size": 2,
+            "critic_width": 8,
+        },
+    ),
     "voidseg 2D care-unet-tiny": (
         2,
         {"encoder": "care-unet-tiny", "patch_size": (64, 64), "batch_size": 8},
@@ -174,6 +188,8 @@ FULL = {
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
     "volume-context 2D context-cnn": (2, {}),
+    "surrogate-supervision 2D resnet18": (2, {"patch_size": (224, 224), "batch_size": 64}),
+    "surrogate-supervision 3D resnet18": (3, {"batch_size": 8}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
 }
 #: samples that a scan gives in an epoch
