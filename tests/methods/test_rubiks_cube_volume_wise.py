@@ -188,8 +188,11 @@ def test_must_have_9_each_update_moves_its_own_network_alone():
     before = {name: value.clone() for name, value in made.state_dict().items()}
     after: dict[str, dict[str, torch.Tensor]] = {}
 
+    gradients: list[list[torch.Tensor]] = []
+
     def look(of: str) -> None:
         after[of] = {name: value.clone() for name, value in made.state_dict().items()}
+        gradients.append([each.grad.clone() for each in made.critic.parameters()])
 
     assert perform(made, batch, look) == ["critic", "generator"]
     first = {n for n in before if not torch.equal(before[n], after["critic"][n])}
@@ -198,6 +201,7 @@ def test_must_have_9_each_update_moves_its_own_network_alone():
     assert then
     assert all(name.startswith("critic.") for name in first)
     assert all(name.startswith(("encoder.", "decoder.")) for name in then)
+    assert all(map(torch.equal, *gradients)), "the generator's update computes none for the critic"
 
 
 def test_must_have_10_without_the_adversarial_term_there_is_no_critic():
