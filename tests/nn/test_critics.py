@@ -72,6 +72,8 @@ def test_the_smallest_image_of_a_critic(layers: int, least: int, dims: int):
         f"--critic-layers {layers - 1}" if layers > 1 else " ".join(["--patch-size", *["6"] * dims])
     )
     assert fault.value.remedy == f"Give {fewer}."
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_critic_of_whole_images_gives_a_number_each(dims):
     critic = ImageCritic(2, dims=dims, width=4, layers=3)

@@ -145,6 +145,8 @@ def test_gain_and_offset_are_drawn_within_their_ranges():
         assert low <= values.min() < low + 0.1 * reach
         assert high >= values.max() > high - 0.1 * reach
     assert torch.equal(GainOffset((1, 1), 0)(image, generator(0)), image)
+
+
 def test_powers_by_chance():
     """Where a power is certain, no chance is drawn: streams of earlier runs stay as they were."""
     image = torch.linspace(0, 1, 9)[None]
