@@ -18,10 +18,14 @@ LUNGS = 1 | 2  # bits of a mask of chest-xray-notes-masks
 
 
 def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
-    """Unpack a data set once; give the folder of unlabelled scans and the manifest of labelled ones."""
+    """Unpack a data set once; give the folder of unlabelled scans and the manifest of labelled ones.
+
+    A name may say what is asked of the scans behind a double hyphen, where masks alone are not it.
+    """
     place = work / name
     made = {
         "hippocampus-mri": _hippocampus,
+        "hippocampus-mri--heights": _heights,
         "chest-xray-longitudinal": _chest,
         "chest-xray-notes-masks": _notes,
         "brain-tumour-mri": _tumours,
@@ -31,27 +35,37 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "skin-lesions": _skin,
         "fmri-digits": _digits,
     }[name]
-    return made(data / name, place)
+    return made(data / name.partition("--")[0], place)
 
 
 def _hippocampus(source: Path, place: Path) -> tuple[Path, Path]:
-    """All 114 training images without labels; every subject with labels and its part.
+    """All 114 training images without labels; every subject with labels and its part."""
+    _unpack(source, place)
+    return place / "train" / "images", _manifest(place / "labelled.csv", _labelled(place))
 
-    The target is how high the lowest slice lies above the middle of the hippocampus [mm].
-    """
+
+def _heights(source: Path, place: Path) -> tuple[Path, Path]:
+    """The same; the target is how high the lowest slice lies above the middle of the hippocampus [mm]."""
     _unpack(source, place)
     rows = [
+        {**row, "target": f"{_height_of_lowest(place / row['mask']):.3f}"}
+        for row in _labelled(place)
+    ]
+    return place / "train" / "images", _manifest(place / "labelled.csv", rows)
+
+
+def _labelled(place: Path) -> list[dict[str, str]]:
+    """List unpacked scans with their masks and parts."""
+    return [
         {
             "image": f"{part}/images/{image.name}",
             "mask": f"{part}/labels/{image.name}",
-            "target": f"{_height_of_lowest(place / part / 'labels' / image.name):.3f}",
             "subject": image.name.removesuffix(".nii.gz"),
             "split": part,
         }
         for part in PARTS
         for image in sorted((place / part / "images").iterdir())
     ]
-    return place / "train" / "images", _manifest(place / "labelled.csv", rows)
 
 
 def _height_of_lowest(mask: Path) -> float:
