@@ -21,6 +21,7 @@ from data import lay_out
 from unlabeled import compare
 from unlabeled.benchmark.plan import pretraining_of
 from unlabeled.benchmark.tables import markdown_table, write_scores
+from unlabeled.errors import UnlabeledError
 from unlabeled.training.facts import git_state
 from unlabeled.training.log import RunFolder
 
@@ -70,7 +71,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at once")
     asked = parser.parse_args()
     names = asked.plan or sorted(path.stem for path in (HERE / "plans").glob("*.toml"))
-    sys.exit(max(run(name, asked.data, asked.work, asked.part, asked.jobs) for name in names))
+    try:
+        sys.exit(max(run(name, asked.data, asked.work, asked.part, asked.jobs) for name in names))
+    except UnlabeledError as fault:
+        print(f"error: {fault.fact}\n  {fault.remedy}", file=sys.stderr)
+        sys.exit(fault.exit_code)
 
 
 if __name__ == "__main__":
