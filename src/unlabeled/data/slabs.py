@@ -39,11 +39,11 @@ class Slab:
 
     def offsets(self, axis: int) -> Positions:
         """List the samples of a slab about the origin, axis by axis; `axis` is the one across the planes."""
-        along: list[NDArray[np.float64]] = [
-            np.linspace(-self.reach, self.reach, edge) for edge in self.edges
+        across: NDArray[np.float64] = self.gap * (np.arange(PLANES, dtype=np.float64) - PLANES // 2)
+        along = [
+            np.linspace(-self.reach, self.reach, edge, dtype=np.float64) for edge in self.edges
         ]
-        below = PLANES // 2
-        along.insert(axis, np.linspace(-self.gap * below, self.gap * (PLANES - 1 - below), PLANES))
+        along.insert(axis, across)
         first, second, third = along
         return first, second, third
 
