@@ -30,6 +30,7 @@ SMALL = {"patch_size": (16, 16, 8), "stride": 4, "hidden": 16, "features": 8}
 PLAIN = {"p_noise": 0.0, "p_blur": 0.0, "p_gain": 0.0, "p_gamma": 0.0}
 SPACE = (34, 40, 14)
 STEPS = 300
+BAR = 2.3  # times chance; 3.1 with the pairs' own geometry, 1.7 with that of others
 
 
 class Held:
@@ -602,8 +603,8 @@ def test_small_scale_proof_on_real_scans(shared_data, tmp_path, proof):
     shown = {name: after[name] for name in ("found", "chance", "cosine", "shifted", "spread")}
     untrained = {"untrained": before["found"], "untrained spread": before["spread"]}
     proof("pgl", data="hippocampus-mri", **shown, **untrained, seconds=seconds)
-    assert after["found"] > 2 * after["chance"]
-    assert after["found"] > before["found"]
+    assert after["found"] > BAR * after["chance"]
+    assert before["found"] < BAR * before["chance"]
     assert after["cosine"] > after["shifted"] + 0.1
     assert after["spread"] > 0.3
 
@@ -611,7 +612,8 @@ def test_small_scale_proof_on_real_scans(shared_data, tmp_path, proof):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_fails_with_the_geometry_of_other_pairs(shared_data, tmp_path, proof):
+    """What is left is that views of so small scans lie much alike: there, too, a cell further is less similar."""
     _, after, _ = learn(shared_data, tmp_path, astray=True)
     shown = {name: after[name] for name in ("found", "chance", "cosine", "shifted", "spread")}
     proof("pgl", data="hippocampus-mri, geometry astray", **shown)
-    assert after["cosine"] < after["shifted"] + 0.1
+    assert after["found"] < BAR * after["chance"]
