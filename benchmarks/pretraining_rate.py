@@ -103,10 +103,7 @@ SMALL = {
             "batch_size": 8,
         },
     ),
-    "pgl 3D unet": (
-        3,
-        {"patch_size": (32, 32, 16), "batch_size": 2, "hidden": 256},
-    ),
+    "pgl 3D unet": (3, {"patch_size": (16, 16, 16), "batch_size": 2, "hidden": 256}),
     "pgl 3D resenc-tiny": (
         3,
         {"encoder": "resenc-tiny", "patch_size": (32, 32, 16), "batch_size": 2, "hidden": 256},
