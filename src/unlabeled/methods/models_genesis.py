@@ -16,6 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from unlabeled.data.lung import (
+    LOOK_AHEAD,
+    MOST_TISSUE,
+    TRIES,
+    ContentFilter,
+    tissue_level,
+    tissue_score,
+    wants_lung,
+)
 from unlabeled.data.sampling import draw_start, patch_size
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
@@ -39,10 +48,6 @@ from unlabeled.transforms.masking import Paint
 from unlabeled.transforms.shuffling import LocalShuffle
 from unlabeled.transforms.spatial import RepeatedFlip
 
-TISSUE = -150.0  # [HU]; lung and air lie below (official code)
-MOST_TISSUE = 0.15  # largest mean `tissue_score` of a patch with lung (official code)
-TRIES = 50  # patches looked at for one with lung (official code)
-LOOK_AHEAD = 2  # slices that `tissue_score` reads beyond a voxel's own (official code)
 OFFICIAL_MARGIN = (100, 100, 30)  # [voxel] (official code)
 
 
@@ -98,7 +103,7 @@ class Options(SharedOptions):
     p_paint: Probability = 0.9
     p_inpaint: Probability = 0.2
     shuffle_windows: Count = 10_000
-    content_filter: Literal["auto", "lung", "none"] = "auto"
+    content_filter: ContentFilter = "auto"
     margin: tuple[Whole, ...] | None = None
     fidelity: Literal["clean", "official"] = "clean"
 
@@ -154,7 +159,8 @@ class ModelsGenesis(Method):
 
     def crop(self, record: Record, rng: Generator) -> Tensor:
         """Cut a patch ``channel *space``; with the lung filter, the first with lung or the best of so many tries."""
-        lung = self._wants_lung(record)
+        official = self.options.fidelity == "official"
+        lung = wants_lung(record, self.options.content_filter, official=official)
         score, patch = self._try(record, rng, lung)
         for _ in range(TRIES - 1 if lung else 0):
             if score <= MOST_TISSUE:
@@ -213,8 +219,7 @@ class ModelsGenesis(Method):
         place = draw_start(inner, size, rng)
         start = [at + free for at, free in zip(place, margin, strict=True)]
         seen = record.patch(start, (*size[:-1], size[-1] + LOOK_AHEAD * lung))
-        low, high = record.window
-        score = tissue_score(seen, (TISSUE - low) / (high - low)) if lung else 0.0
+        score = tissue_score(seen, tissue_level(record)) if lung else 0.0
         return score, seen[..., : size[-1]].reshape(len(seen), *self.patch)
 
     def _margin(self, space: tuple[int, ...], size: tuple[int, ...]) -> list[int]:
@@ -229,27 +234,3 @@ class ModelsGenesis(Method):
             )
         triples = zip(space, size, asked, strict=False)
         return [free if edge - 2 * free >= cut else 0 for edge, cut, free in triples]
-
-    def _wants_lung(self, record: Record) -> bool:
-        asked = self.options.content_filter
-        readable = record.modality == "CT" and record.dims == 3
-        if asked == "lung" and not readable:
-            raise OptionError(
-                f"{record.source.name} is no CT volume, and the lung filter reads Hounsfield units",
-                "Give --content-filter none.",
-            )
-        wanted = "lung" if asked == "auto" and self.options.fidelity == "official" else asked
-        return readable and wanted == "lung"
-
-
-def tissue_score(patch: Tensor, level: float) -> float:
-    """Measure how much of a patch is denser than lung, in [0, 1]; the last two slices are only looked ahead at.
-
-    A voxel counts 1 where its own intensity reaches `level`, 1/2 where only that of the next slice does, else 0.
-
-    >>> tissue_score(torch.tensor([[[[0.0, 0.0, 0.9, 0.9, 0.9]]]]), 0.5)  # 0, 1/2, 1
-    0.5
-    """
-    dense = patch >= level
-    own, following = dense[..., :-LOOK_AHEAD], dense[..., 1 : 1 - LOOK_AHEAD]
-    return float((own.float() + 0.5 * (following & ~own)).mean())
