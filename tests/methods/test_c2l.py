@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import zipfile
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from radiographs import Narrow, radiographs
 
 from unlabeled.errors import DataError, OptionError
 from unlabeled.methods._base import parameters
 from unlabeled.methods.c2l import GREY, ComparingToLearn, Options, Sample, unit
-from unlabeled.nn.encoders import Encoder, build_encoder
+from unlabeled.nn.encoders import build_encoder
 from unlabeled.rng import generator
 from unlabeled.transforms.mixing import Mixing
 
@@ -81,8 +78,8 @@ def published(golden, criterion: str):
         eps=1e-7,
         temperature=float(arrays["temperature"]),
     )
-    small.queue.rows.copy_(arrays["queue_before"])
-    small.images.fill_(float(arrays["n_data"]))
+    small.pairs.queue.rows.copy_(arrays["queue_before"])
+    small.pairs.images.fill_(float(arrays["n_data"]))
     return arrays, small
 
 
@@ -94,9 +91,9 @@ def test_must_have_1_losses_gradients_and_queue_of_the_published_step(golden, cr
     keys = [unit(arrays["feat_k"]), unit(arrays["mixed_feat_k"]), unit(mix(arrays["feat_k"]))]
     np.testing.assert_allclose(keys[2], unit(arrays["mixed_key_target"]), atol=1e-5)
     held = []
-    push = small.queue.push
-    small.queue.push = lambda rows: (push(rows), held.append(small.queue.rows.clone()))
-    terms = small.compare([unit(query), unit(mixed_query), unit(mixed_query)], keys)
+    push = small.pairs.queue.push
+    small.pairs.queue.push = lambda rows: (push(rows), held.append(small.pairs.queue.rows.clone()))
+    terms = small.pairs.compare([unit(query), unit(mixed_query), unit(mixed_query)], keys)
     for term, expected in zip(terms, arrays[f"{criterion}_losses"], strict=True):
         assert float(term.detach()) == pytest.approx(float(expected), abs=1e-4)
     loss = torch.stack(terms).mean()
@@ -106,10 +103,10 @@ def test_must_have_1_losses_gradients_and_queue_of_the_published_step(golden, cr
         np.testing.assert_allclose(leaf.grad, arrays[f"{criterion}_grad_{name}"], atol=1e-4)
     for call, rows in enumerate(held, start=1):
         np.testing.assert_allclose(rows, arrays[f"queue_after_call{call}"], rtol=0, atol=1e-5)
-    assert int(small.queue.place) == int(arrays["queue_pointer_after"])
+    assert int(small.pairs.queue.place) == int(arrays["queue_pointer_after"])
     if criterion == "nce":
-        assert float(small.total) == pytest.approx(float(arrays["nce_Z"]), rel=1e-5)
-        assert float(small.total).is_integer()
+        assert float(small.pairs.total) == pytest.approx(float(arrays["nce_Z"]), rel=1e-5)
+        assert float(small.pairs.total).is_integer()
 
 
 def test_must_have_2_the_larger_part_stays(golden):
@@ -125,8 +122,8 @@ def test_must_have_3_views_and_features_are_mixed_alike():
     small.encoder.register_forward_pre_hook(lambda _, given: seen["encoder"].append(given[0]))
     small.teacher.register_forward_pre_hook(lambda _, given: seen["teacher"].append(given[0]))
     compared = []
-    compare = small.compare
-    small.compare = lambda queries, keys: (
+    compare = small.pairs.compare
+    small.pairs.compare = lambda queries, keys: (
         compared.append((queries, keys)),
         compare(queries, keys),
     )[1]
@@ -153,7 +150,7 @@ def test_must_have_4_features_are_mixed_before_they_get_unit_length():
     small = method(features=2)
     small.teacher.forward = lambda views: features  # type: ignore[method-assign]
     compared = []
-    small.compare = lambda queries, keys: (compared.extend(keys), [torch.ones(())] * 3)[1]
+    small.pairs.compare = lambda queries, keys: (compared.extend(keys), [torch.ones(())] * 3)[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Mixing, "draw", classmethod(lambda cls, *_: mix))
         next(iter(small.step(batch(2))))
@@ -188,7 +185,7 @@ def test_the_teacher_starts_as_a_copy_whatever_the_student_started_from():
             strict=True,
         )
     )
-    assert float(small.images) == 3
+    assert float(small.pairs.images) == 3
 
 
 def test_must_have_6_the_teacher_has_no_gradient_and_no_optimiser():
@@ -206,15 +203,15 @@ def test_must_have_7_the_queue_holds_unit_rows_and_wraps(fidelity):
     small = method(fidelity=fidelity)
     for step in range(4):
         run(small, batch(seed=step))
-        assert int(small.queue.place) == 18 * (step + 1) % 40
-    torch.testing.assert_close(small.queue.rows.norm(dim=1), torch.ones(40))
+        assert int(small.pairs.queue.place) == 18 * (step + 1) % 40
+    torch.testing.assert_close(small.pairs.queue.rows.norm(dim=1), torch.ones(40))
 
 
 @pytest.mark.parametrize(("fidelity", "own"), [("clean", [0, 0, 0]), ("official", [0, 6, 12])])
 def test_must_have_8_no_key_of_the_batch_is_among_its_negatives(fidelity, own):
     """In official mode the second pair meets the keys of the first, the third those of both."""
     small, found, keys = method(fidelity=fidelity), [], []
-    contrast = small.contrast
+    contrast = small.pairs.contrast
 
     def spy(query, key, queue):
         keys.append(key)
@@ -222,10 +219,10 @@ def test_must_have_8_no_key_of_the_batch_is_among_its_negatives(fidelity, own):
         found.append(int(same.any(1).sum()))
         return contrast(query, key, queue)
 
-    small.contrast = spy
+    small.pairs.contrast = spy
     run(small, batch())
     assert found == own
-    pushed = small.queue.rows[:18]
+    pushed = small.pairs.queue.rows[:18]
     torch.testing.assert_close(pushed, torch.cat(keys))
 
 
@@ -235,8 +232,8 @@ def test_official_contamination_costs_more(golden):
     mix = Mixing(float(arrays["mix_lam"]), arrays["mix_index"])
     keys = [unit(arrays["feat_k"]), unit(arrays["mixed_feat_k"]), unit(mix(arrays["feat_k"]))]
     queries = [unit(arrays["feat_q"]), unit(arrays["mixed_feat_q"]), unit(arrays["mixed_feat_q"])]
-    small.official = False
-    clean = small.compare(queries, keys)
+    small.pairs.official = False
+    clean = small.pairs.compare(queries, keys)
     assert float(clean[0]) == pytest.approx(float(arrays["softmax_losses"][0]), abs=1e-5)
     assert float(clean[2]) < float(arrays["softmax_losses"][2]) - 3
 
@@ -285,7 +282,7 @@ def test_must_have_12_knowing_nothing_costs_the_logarithm_of_the_choices():
     small = method(features=128, queue=2000, temperature=1.0)
     rng = generator(0)
     query, key = (unit(torch.randn(64, 128, generator=rng)) for _ in range(2))
-    loss = small.contrast(query, key, small.queue.rows)
+    loss = small.pairs.contrast(query, key, small.pairs.queue.rows)
     assert float(loss) == pytest.approx(math.log(2001), abs=0.05)
 
 
@@ -330,7 +327,7 @@ def test_must_have_14_128_features_without_a_hidden_layer():
 
 def test_the_first_rows_of_the_queue():
     clean, official = (
-        method(fidelity=f, features=128, queue=500).queue.rows for f in ("clean", "official")
+        method(fidelity=f, features=128, queue=500).pairs.queue.rows for f in ("clean", "official")
     )
     torch.testing.assert_close(clean.norm(dim=1), torch.ones(500))
     assert official.abs().max() <= (3 / 128) ** 0.5
@@ -343,14 +340,14 @@ def test_nce_fixes_its_total_at_the_first_step(fidelity):
     small = method(fidelity=fidelity, criterion="nce")
     small.begin([1, 2, 3, 4, 5])
     assert math.isfinite(run(small, batch()))
-    first = float(small.total)
+    first = float(small.pairs.total)
     assert first > 0
     assert first.is_integer() == (fidelity == "official")
     run(small, batch(seed=1))
-    assert float(small.total) == first
+    assert float(small.pairs.total) == first
     kept = method(fidelity=fidelity, criterion="nce")
     kept.load_state_dict(small.state_dict())
-    assert float(kept.total) == first
+    assert float(kept.pairs.total) == first
 
 
 def test_without_mixing_the_order_of_the_batch_does_not_matter():
@@ -457,50 +454,6 @@ def test_a_single_radiograph_is_refused(tmp_path):
     )
     with pytest.raises(DataError, match="2 subjects"):
         pretrain("c2l", tmp_path / "scans", tmp_path / "run", cache=tmp_path / "cache", quiet=True)
-
-
-class Narrow(Encoder):
-    """Four convolutions, so that a proof takes a minute."""
-
-    name = "narrow"
-    entry = "stages.0.0"
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        self.dims, self.in_channels = 2, in_channels
-        self.channels = (16, 32, 64, 128)
-        self.strides = tuple((2**stage,) * 2 for stage in range(1, 5))
-        widths = (in_channels, *self.channels)
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in pairwise(widths)
-        )
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        maps = []
-        for stage in self.stages:
-            image = stage(image)
-            maps.append(image)
-        return maps
-
-
-def radiographs(shared_data: Path, folder: Path) -> Path:
-    """Unpack the radiographs; the patients of the training part are learnt from, all others are held out."""
-    source = shared_data / "chest-xray-longitudinal"
-    for part in ("train", "val", "test"):
-        with zipfile.ZipFile(source / f"{part}.zip") as packed:
-            packed.extractall(folder / part)
-    files = {path.name: path for path in folder.rglob("*.png")}
-    with (source / "images.csv").open(newline="") as file:
-        known = [row for row in csv.DictReader(file) if row["image"] in files]
-    manifest = folder / "scans.csv"
-    with manifest.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "subject", "split"])
-        for row in known:
-            split = "train" if row["split"] == "train" else "val"
-            writer.writerow([files[row["image"]].relative_to(folder), row["patient_id"], split])
-    return manifest
 
 
 PROOF = {

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError
-from unlabeled.losses.contrastive import estimate_total, info_nce, noise_contrast
 from unlabeled.methods._base import (
     Feed,
     Method,
@@ -36,20 +34,19 @@ from unlabeled.methods._base import (
     Update,
     parameters,
 )
+from unlabeled.methods._key_contrast import Criterion, KeyContrast, find_again, unit
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import ClassificationHead
 from unlabeled.nn.momentum import Teacher
-from unlabeled.nn.queue import Queue
 from unlabeled.nn.schedules import Schedule, stepping
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
 from unlabeled.rng import derive
-from unlabeled.transforms.cutout import Cutout
+from unlabeled.transforms.cutout import GREY, Cutout
 from unlabeled.transforms.jitter import Jitter
 from unlabeled.transforms.mixing import Mixing
 from unlabeled.transforms.rigid import Mirror, Rotate
 from unlabeled.transforms.zooming import ZoomCrop
 
-GREY = 0.449  # intensity of a hole: the mean of ImageNet's, which the official code makes 0
 WEIGHT_DECAY = 1e-4  # official code
 
 
@@ -109,7 +106,7 @@ class Options(SharedOptions):
     temperature: Positive = 0.07
     queue: Count = 16384
     momentum: Probability = 0.999
-    criterion: Literal["softmax", "nce"] = "softmax"
+    criterion: Criterion = "softmax"
     eps: NonNegative = 1e-5
     mixing: Annotated[float, Between(0.001)] = 1.0
     least_area: Probability = 0.2
@@ -153,19 +150,20 @@ class ComparingToLearn(Method):
             raise OptionError(fact, f"Give --patch-size {size[0]} {size[0]}.")
         self.projector = ClassificationHead(encoder, options.features, hidden=options.hidden)
         self.teacher = Teacher(encoder, self.projector)
-        self.queue = Queue(options.queue, options.features)
-        self.official = options.fidelity == "official"
-        if self.official:
-            bound = (3 / options.features) ** 0.5
-            nn.init.uniform_(self.queue.rows, -bound, bound)
-        self.total: Tensor  # Z of NCE; 0 before the first step
-        self.images: Tensor  # how many there are to learn from
-        self.register_buffer("total", torch.zeros(()))
-        self.register_buffer("images", torch.ones(()))
+        self.pairs = KeyContrast(
+            options.queue,
+            options.features,
+            criterion=options.criterion,
+            temperature=options.temperature,
+            eps=options.eps,
+            official=options.fidelity == "official",
+        )
         self.crop = ZoomCrop((size[0], size[1]), least=options.least_area)
         self.turn = Rotate(options.degrees)
         self.jitter = Jitter(options.brightness, options.contrast)
-        self.cut = Cutout(options.holes, options.hole_size, fill=GREY)
+        self.cut = Cutout(
+            options.holes, options.hole_size, fill=GREY
+        )  # 0 in the official code, which standardises pictures before
 
     def phases(self) -> tuple[Phase, ...]:
         """Train student and projection in one stage; the teacher starts as their copy, whatever they started from."""
@@ -175,7 +173,7 @@ class ComparingToLearn(Method):
     def begin(self, records: Sequence[Record]) -> None:
         """Copy the student, and count what there is to learn from."""
         self.teacher.follow(self.encoder, self.projector, momentum=0)
-        self.images.fill_(len(records))
+        self.pairs.images.fill_(len(records))
 
     def views(self, record: Record, rng: Generator) -> Sample:
         """Make two views; of a volume, of the same random axial slice."""
@@ -202,33 +200,11 @@ class ComparingToLearn(Method):
         query, mixed_query = self.student(batch.first), self.student(mix(batch.first))
         clean, mixed = self.teacher(batch.second), self.teacher(mix(batch.second))
         keys = [unit(clean), unit(mixed), unit(mix(clean.float()))]
-        terms = self.compare([query, mixed_query, mixed_query], keys)
+        terms = self.pairs.compare([query, mixed_query, mixed_query], keys)
         names = ("clean", "mixed", "mixed features")
         yield Update(torch.stack(terms).mean(), shows=dict(zip(names, terms, strict=True)))
         self.teacher.follow(self.encoder, self.projector, momentum=self.options.momentum)
-        if not self.official:
-            self.queue.push(torch.cat(keys))
-
-    def compare(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> list[Tensor]:
-        """Tell each pair from the queue; in official mode, from one that already holds the keys of the pairs before."""
-        terms = []
-        for query, key in zip(queries, keys, strict=True):
-            queue = self.queue.rows.clone() if self.official else self.queue.rows
-            terms.append(self.contrast(query, key, queue))
-            if self.official:
-                self.queue.push(key)
-        return terms
-
-    def contrast(self, query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
-        """Compute l by the criterion; NCE fixes its Z at the very first call."""
-        pair, heat = (query, key, queue), self.options.temperature
-        if self.options.criterion == "softmax":
-            return info_nce(*pair, heat)
-        found = estimate_total(*pair, images=self.images, temperature=heat)
-        first = found.floor() if self.official else found
-        self.total.copy_(torch.where(self.total > 0, self.total, first))
-        sizes = {"total": self.total, "images": self.images}
-        return noise_contrast(*pair, **sizes, temperature=heat, eps=self.options.eps)
+        self.pairs.remember(torch.cat(keys))
 
     def optimiser(
         self, name: str, modules: Iterable[nn.Module]
@@ -246,31 +222,19 @@ class ComparingToLearn(Method):
         features are equal, 1 where they point anywhere.
         """
         query, clean = self.student(batch.first), self.teacher(batch.second).float()
-        nearest = (query @ unit(clean).T).argmax(1)
-        same = batch.radiograph[:, None] == batch.radiograph  # few held-out ones take turns
-        half = half_and_half(len(query))
+        _, found = find_again(query, unit(clean), batch.radiograph)
+        half = Mixing.evenly(len(query))
         mixed = self.student(half(batch.first))
         return {
-            "retrieval": same.gather(1, nearest[:, None]).float().mean(),
-            "chance": same.float().mean(),
+            **found,
             "interpolation": (mixed * unit(half(clean))).sum(1).mean(),
             "spread": query.std(0, correction=0).square().sum().sqrt(),
         }
 
     def preview(self, batch: Sample) -> dict[str, Tensor]:
         """Show a view, its other view, which of the other views the features take for it, and the view mixed."""
-        first, second, _ = batch
-        nearest = (self.student(first) @ unit(self.teacher(second)).T).argmax(1)
-        found, mixed = second[nearest], half_and_half(len(first))(first)
+        first, second, number = batch
+        nearest, _ = find_again(self.student(first), unit(self.teacher(second)), number)
+        found, mixed = second[nearest], Mixing.evenly(len(first))(first)
         captions = ("view", "other view", "found as other view", "mixed with another")
         return dict(zip(captions, (first, second, found, mixed), strict=True))
-
-
-def half_and_half(batch: int) -> Mixing:
-    """Blend each row evenly with the one before, for scores and previews."""
-    return Mixing(0.5, torch.arange(batch).roll(1))
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Bring rows to length 1, in single precision."""
-    return F.normalize(rows.float(), dim=1)

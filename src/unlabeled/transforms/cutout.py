@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+GREY = 0.449  # mean intensity of ImageNet's pictures, 0 once they are standardised
+
 
 @dataclass(frozen=True)
 class Cutout:

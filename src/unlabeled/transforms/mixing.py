@@ -43,10 +43,28 @@ class Mixing:
         -----
         Source: Zhang et al., ICLR 2018 (mixup); the larger part stays dominant as in Zhou et al., MICCAI 2020.
         """
-        both = torch.tensor(concentration, dtype=torch.float64)
-        weight = float(torch.distributions.Beta(both, both).sample())
-        return cls(max(weight, 1 - weight), torch.randperm(batch))
+        return cls(draw_weight(concentration), torch.randperm(batch))
+
+    @classmethod
+    def evenly(cls, batch: int) -> Mixing:
+        """Blend each row half and half with the one before, for scores and previews.
+
+        >>> Mixing.evenly(2)(torch.tensor([[0.0], [4.0]])).flatten()
+        tensor([2., 2.])
+        """
+        return cls(0.5, torch.arange(batch).roll(1))
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Blend every row of ``batch ...`` with its partner."""
         return torch.lerp(rows[self.partners.to(rows.device)], rows, self.weight)
+
+
+def draw_weight(concentration: float = 1.0) -> float:
+    """Draw the larger part of two, ``max(w, 1 - w)`` of a Beta variable w, from torch's global generator.
+
+    >>> 0.5 <= draw_weight() <= 1
+    True
+    """
+    both = torch.tensor(concentration, dtype=torch.float64)
+    weight = float(torch.distributions.Beta(both, both).sample())
+    return max(weight, 1 - weight)
