@@ -20,9 +20,11 @@ from unlabeled.data.sampling import (
     PlanePairs,
     centre_patch,
     draw_labelled_start,
+    draw_overlapping,
     draw_patch,
     draw_start,
     draw_start_holding,
+    overlap,
     pair_scans,
     patch_size,
     tiles,
@@ -237,3 +239,44 @@ def test_every_pair_of_planes_comes_as_often():
     counts = {pair: drawn.count(pair) for pair in set(drawn)}
     assert set(counts) == {(0, 2), (0, 3), (0, 9), (2, 9), (3, 9)}
     assert min(counts.values()) > 330
+BOXES = ((8, 8), (12, 12), (4, 4), (14, 10))
+
+
+@given(
+    space=st.tuples(st.integers(3, 40), st.integers(3, 40)),
+    least=st.floats(0.0, 0.9),
+    seed=st.integers(0, 2**31),
+)
+def test_overlapping_boxes_share_enough_and_stay_inside(space, least, seed):
+    drawn = draw_overlapping(space, BOXES, least, generator(seed))
+    fitting = {tuple(min(edge, n) for edge, n in zip(size, space, strict=True)) for size in BOXES}
+    for start, size in drawn:
+        assert size in fitting
+        assert all(0 <= at <= n - edge for at, edge, n in zip(start, size, space, strict=True))
+    (a, x), (b, y) = drawn
+    cells = [
+        {(i, j) for i in range(s[0], s[0] + e[0]) for j in range(s[1], s[1] + e[1])}
+        for s, e in drawn
+    ]
+    share = len(cells[0] & cells[1]) / len(cells[0] | cells[1])
+    assert share > least
+    assert overlap(*map(np.array, (a, x, b, y))) == pytest.approx(share)
+
+
+def test_overlapping_boxes_lie_anywhere_and_of_all_sizes_that_can_meet():
+    rng = generator(0)
+    drawn = [draw_overlapping((30, 30), BOXES, 0.25, rng) for _ in range(1500)]
+    starts = {start for (start, size), _ in drawn if size == (12, 12)}
+    assert {at for at, _ in starts} == {at for _, at in starts} == set(range(19))
+    sizes = {(x, y) for (_, x), (_, y) in drawn}
+    small = {((4, 4), other) for other in BOXES[::3]} | {((4, 4), (12, 12))}
+    assert ((4, 4), (4, 4)) in sizes
+    assert not sizes & small
+    assert {((8, 8), (12, 12)), ((12, 12), (8, 8)), ((14, 10), (8, 8))} <= sizes
+    shared = [overlap(*map(np.array, (a, x, b, y))) for (a, x), (b, y) in drawn]
+    assert np.mean(np.array(shared) < 0.35) > 0.2, "boxes that share little are drawn as well"
+
+
+def test_the_same_size_alone_can_share_nearly_all():
+    (a, x), (b, y) = draw_overlapping((50, 50), BOXES, 0.9, generator(1))
+    assert x == y or overlap(*map(np.array, (a, x, b, y))) > 0.9

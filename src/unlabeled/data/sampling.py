@@ -6,7 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import lru_cache
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from torch import Generator, Tensor
 from unlabeled.data.record import Record
 
 _ROUNDING = 1e-6  # planes; limits that are whole numbers of planes stay so in floating point
+#: First voxel and edges of a box, along each axis [voxel].
+Place: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+
+_TRIES = 96  # places of two boxes that are drawn at once
+_ROUNDS = 4  # after which the smaller box is put into the middle of the larger one
 
 
 def draw_start(space: Sequence[int], size: Sequence[int], rng: Generator) -> tuple[int, ...]:
@@ -112,6 +118,93 @@ def draw_start_holding(
             low = high = min(max(0, (first + stop - edge) // 2), voxels - edge)
         starts.append(_draw_between(low, high, rng))
     return tuple(starts)
+
+
+def draw_overlapping(
+    space: tuple[int, ...], sizes: tuple[tuple[int, ...], ...], least: float, rng: Generator
+) -> tuple[Place, Place]:
+    """Draw two boxes that share much of what they cover.
+
+    Sizes are drawn evenly among all pairs that can share enough, then places evenly among those where the boxes touch,
+    until they share enough.
+
+    Parameters
+    ----------
+    space
+        Voxels of the scan along each axis.
+    sizes
+        Edges that a box may have [voxel]; along axes where the scan is shorter, its own.
+    least
+        What both cover over what either covers is above this, in [0, 1).
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    tuple
+        Start and edges of both boxes, inside the scan.
+    """
+    pairs = _sizes_that_meet(space, sizes, least)
+    first, second = pairs[_draw_between(0, len(pairs) - 1, rng)]
+    extent, one, other = np.array(space), np.array(first), np.array(second)
+    dims = len(space)
+    for _ in range(_ROUNDS):
+        numbers = torch.rand(_TRIES, 2 * dims, dtype=torch.float64, generator=rng).numpy()
+        starts = (numbers[:, :dims] * (extent - one + 1)).astype(np.int64)
+        low = np.maximum(0, starts - other + 1)
+        high = np.minimum(extent - other, starts + one - 1)
+        besides = low + (numbers[:, dims:] * (high - low + 1)).astype(np.int64)
+        shared = overlap(starts, one, besides, other) > least
+        if shared.any():
+            found = int(shared.argmax())
+            return (
+                (tuple(starts[found].tolist()), first),
+                (tuple(besides[found].tolist()), second),
+            )
+    middle = (extent - one) // 2
+    within = np.clip(middle + (one - other) // 2, 0, extent - other)
+    return (tuple(middle.tolist()), first), (tuple(within.tolist()), second)
+
+
+def overlap(
+    first_start: NDArray[Any],
+    first_size: NDArray[Any],
+    second_start: NDArray[Any],
+    second_size: NDArray[Any],
+) -> NDArray[np.float64]:
+    """Measure what two boxes both cover over what either covers, in [0, 1].
+
+    Parameters
+    ----------
+    first_start, second_start
+        First voxel, ``... axis``.
+    first_size, second_size
+        Edges, ``... axis`` [voxel].
+
+    >>> overlap(np.array([0, 0]), np.array([2, 2]), np.array([1, 0]), np.array([2, 2]))
+    0.3333333333333333
+    """
+    stop = np.minimum(first_start + first_size, second_start + second_size)
+    both = np.maximum(0, stop - np.maximum(first_start, second_start)).prod(-1)
+    shared: NDArray[np.float64] = both / (first_size.prod(-1) + second_size.prod(-1) - both)
+    return shared
+
+
+@lru_cache(maxsize=256)
+def _sizes_that_meet(
+    space: tuple[int, ...], sizes: tuple[tuple[int, ...], ...], least: float
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """List the pairs of sizes of which one box can lie so that enough is shared: in one another, as far as they fit."""
+    fitting = [
+        tuple(min(edge, have) for edge, have in zip(size, space, strict=True)) for size in sizes
+    ]
+    start = np.zeros(len(space), np.int64)
+    return tuple(
+        (one, other)
+        for one in fitting
+        for other in fitting
+        if overlap(start, np.array(one), start, np.array(other)) > least
+    )
 
 
 def draw_patch(record: Record, size: Sequence[int], rng: Generator) -> Tensor:
