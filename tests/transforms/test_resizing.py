@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlabeled.rng import generator
-from unlabeled.transforms.resizing import CropResize, resize_linear
+from unlabeled.transforms.resizing import CropResize, resize_linear, resize_smooth
 
 OFFICIAL = CropResize(100 / 192, 10 / 192, 69 / 192)
 
@@ -67,3 +67,18 @@ def test_the_whole_image_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_types_are_kept(dtype: torch.dtype) -> None:
     assert resize_linear(torch.rand(1, 4, 4, dtype=dtype), (8, 8)).dtype == dtype
+
+
+@pytest.mark.parametrize("space", [(5, 20), (13, 9), (8, 8), (1, 3)])
+def test_smooth_resizing_is_torchs_with_antialias(space: tuple[int, int]) -> None:
+    image = torch.rand(2, 13, 9)
+    theirs = torch.nn.functional.interpolate(image[None], space, mode="bilinear", antialias=True)
+    torch.testing.assert_close(resize_smooth(image, space), theirs[0], atol=1e-5, rtol=0)
+
+
+def test_smooth_resizing_of_volumes_keeps_ramps_and_constants() -> None:
+    ramp = torch.arange(12.0).view(1, 1, 12, 1).expand(1, 7, 12, 5)
+    small = resize_smooth(ramp, (4, 6, 9))
+    assert small.shape == (1, 4, 6, 9)
+    torch.testing.assert_close(small[0, 0, 1:-1, 0], torch.tensor([2.5, 4.5, 6.5, 8.5]))
+    assert torch.equal(resize_smooth(ramp, (7, 12, 5)), ramp)

@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
+from unlabeled.transforms._axes import along_axes
+
 
 def resize_linear(image: Tensor, space: Sequence[int]) -> Tensor:
     """Interpolate linearly along each axis of space, as scikit-image does: beyond the border the image is mirrored.
@@ -23,12 +25,40 @@ def resize_linear(image: Tensor, space: Sequence[int]) -> Tensor:
     >>> resize_linear(torch.tensor([0.0, 4.0]), (4,))
     tensor([1., 1., 3., 3.])
     """
-    for place, edge in enumerate(space):
-        axis = place - len(space)
-        if image.shape[axis] != edge:
-            weights = _weights(image.shape[axis], edge, image.dtype).to(image.device)
-            image = torch.movedim(torch.movedim(image, axis, -1) @ weights.T, -1, axis)
-    return image
+    pairs = zip(image.shape[image.ndim - len(space) :], space, strict=True)
+    kind = image.dtype
+    weights = [None if old == new else _weights(old, new, kind) for old, new in pairs]
+    return along_axes(image, weights)
+
+
+def resize_smooth(image: Tensor, space: Sequence[int]) -> Tensor:
+    """Interpolate linearly along each axis of space, smoothed where an axis shrinks.
+
+    Every new voxel is a mean of old ones whose weights fall linearly to 0 over as far as the next new voxel, or the
+    next old one where that is farther; beyond the border there is nothing to take.
+
+    Parameters
+    ----------
+    image
+        ``... *axes`` with as many last axes as `space` names.
+    space
+        New edges [voxel].
+
+    >>> resize_smooth(torch.tensor([0.0, 1.0, 2.0, 9.0]), (2,))
+    tensor([0.8571, 5.0000])
+    """
+    pairs = zip(image.shape[image.ndim - len(space) :], space, strict=True)
+    return along_axes(image, [None if old == new else _hats(old, new) for old, new in pairs])
+
+
+@lru_cache(maxsize=64)
+def _hats(old: int, new: int) -> Tensor:
+    """Give what each new voxel takes of each old one: ``new old``, rows of sum 1."""
+    step = old / new
+    centre = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * step - 0.5
+    apart = (torch.arange(old, dtype=torch.float64) - centre).abs()
+    weights = (1 - apart / max(1.0, step)).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()
 
 
 @lru_cache(maxsize=64)
