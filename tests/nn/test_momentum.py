@@ -72,3 +72,13 @@ def test_wrong_use_is_named():
         teacher.follow(student(), momentum=1.5)
     with pytest.raises(ValueError, match="zip"):
         teacher.follow(student(), student(), momentum=0.5)
+
+
+def test_what_each_module_gives():
+    own = student().eval()
+    teacher = Teacher(own[:2], own[2:]).eval()
+    image = torch.rand(4, 1, 4, 4)
+    maps, embedding = teacher.outputs(image)
+    assert torch.equal(maps, own[:2](image))
+    assert torch.equal(embedding, teacher(image))
+    assert not maps.requires_grad

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from unlabeled.errors import OptionError
 from unlabeled.rng import generator
 from unlabeled.transforms.turning import (
+    FlipTurn,
     LayerPlan,
     LayerTurn,
     LayerTurns,
@@ -138,3 +139,26 @@ def test_a_volume_that_sub_cubes_do_not_fill_is_refused(space, remedy):
         LayerTurns(7)(numbered(*space), generator(0))
     assert fault.value.remedy == f"Give {remedy}"
     LayerTurns(7).check((56, 28, 7))
+
+
+@pytest.mark.parametrize("space", [(6, 6), (6, 6, 4), (6, 4), (6, 4, 5)])
+def test_flips_and_turns_are_drawn_evenly_and_their_codes_tell_them(space: tuple[int, ...]) -> None:
+    image = torch.rand(2, *space)
+    codes = []
+    for seed in range(400):
+        turn = FlipTurn.draw(space, generator(seed))
+        assert turn(image).shape == image.shape
+        assert FlipTurn.from_code(turn.code) == turn
+        codes.append(turn.code)
+    shares = torch.stack(codes).mean(0)
+    axes = len(space)
+    assert (shares[:axes] - 0.5).abs().max() < 0.1
+    expected = torch.full((4,), 0.25) if space[0] == space[1] else torch.tensor([0.5, 0, 0.5, 0])
+    assert (shares[axes:] - expected).abs().max() < 0.1
+
+
+def test_flips_come_before_turns() -> None:
+    image = torch.arange(4).view(1, 2, 2)
+    both = FlipTurn((True, False), 1)(image)
+    assert torch.equal(both, torch.rot90(image.flip(1), 1, (1, 2)))
+    assert not torch.equal(both, torch.rot90(image, 1, (1, 2)).flip(1))

@@ -35,13 +35,19 @@ class Teacher(nn.Module):
         self.copies = nn.ModuleList(copy.deepcopy(module) for module in student)
         self.requires_grad_(False)
 
-    @torch.no_grad()
     def forward(self, image: Tensor) -> Any:
         """Compute what the student would, without gradient."""
+        return self.outputs(image)[-1]
+
+    @torch.no_grad()
+    def outputs(self, image: Tensor) -> list[Any]:
+        """Compute what each module gives, one called on the other, without gradient."""
         out: Any = image
+        given: list[Any] = []
         for module in self.copies:
             out = module(out)
-        return out
+            given.append(out)
+        return given
 
     @torch.no_grad()
     def follow(self, *student: nn.Module, momentum: float) -> None:

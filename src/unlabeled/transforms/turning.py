@@ -1,4 +1,4 @@
-"""Quarter turns, which move no value off the grid: the eight ways to lay a square, and the layers of a Rubik's cube."""
+"""Quarter turns and flips, which move no value off the grid: of squares, of layers as of a Rubik's cube, and with a code."""
 
 from __future__ import annotations
 
@@ -154,3 +154,55 @@ class LayerTurns:
 def _plane(axis: int, first: int = 0) -> list[int]:
     """List the two axes that a layer along `axis` lies in, counted from `first`."""
     return [first + other for other in range(3) if other != axis]
+
+
+@dataclass(frozen=True)
+class FlipTurn:
+    """Flips along axes of space, then quarter turns in the plane of the first two.
+
+    Parameters
+    ----------
+    flips
+        For each axis of space, whether it is flipped.
+    quarters
+        Quarter turns, from the first axis towards the second.
+
+    Notes
+    -----
+    Order and code are those of the official code of PCRL (Zhou et al., ICCV 2021).
+
+    >>> turn = FlipTurn((True, False), 1)
+    >>> turn(torch.tensor([[[1, 2], [3, 4]]])), turn.code.tolist()
+    (tensor([[[4, 2],
+             [3, 1]]]), [1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+    """
+
+    flips: tuple[bool, ...]
+    quarters: int
+
+    @classmethod
+    def draw(cls, space: tuple[int, ...], rng: Generator) -> FlipTurn:
+        """Flip each axis half of the time; any number of quarters is as likely.
+
+        Where the first two edges differ, half turns alone are drawn, as the image's shape stays.
+        """
+        *flips, turn = uniforms(len(space) + 1, rng)
+        quarters = int(4 * turn) if space[0] == space[1] else 2 * int(2 * turn)
+        return cls(tuple(number < 0.5 for number in flips), quarters)
+
+    @classmethod
+    def from_code(cls, code: Tensor) -> FlipTurn:
+        """Read a code, ``axes + 4``."""
+        return cls(tuple(bool(bit) for bit in code[:-4]), int(code[-4:].argmax()))
+
+    @property
+    def code(self) -> Tensor:
+        """Tell what is done, ``axes + 4``: one number an axis, 1 where it is flipped, then one-hot the quarters."""
+        return torch.tensor(
+            [*map(float, self.flips), *(float(self.quarters == count) for count in range(4))]
+        )
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Flip and turn ``channel *space``."""
+        axes = [axis for axis, flipped in enumerate(self.flips, start=1) if flipped]
+        return torch.rot90(image.flip(axes), self.quarters, (1, 2)).contiguous()
