@@ -45,6 +45,7 @@ OWN: dict[str, dict[str, Any]] = {
     "voidseg": {"encoder": "care-unet-tiny"},
     "context-restoration": {"patience": 2},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
+    "pcrl": {"queue": 24, "features": 16, "hole_size": 6, "shuffle_windows": 50},
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
     "supervoxel-inpainting": {"segments": 27, "smallest_region": 40},
     "surrogate-supervision": {
@@ -77,6 +78,7 @@ OWN: dict[str, dict[str, Any]] = {
 ORDER_MATTERS: dict[str, str] = {
     "c2l": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
     "surrogate-supervision": "the critic's slope is measured at mixtures drawn by place; its own tests permute the batch",
+    "pcrl": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
 }
 
 
