@@ -108,6 +108,19 @@ SMALL = {
         3,
         {"encoder": "resenc-tiny", "patch_size": (32, 32, 16), "batch_size": 2, "hidden": 256},
     ),
+    "pcrl 2D resnet18": (
+        2,
+        {"encoder": "resnet18", "patch_size": (96, 96), "batch_size": 4, "queue": 1024},
+    ),
+    "pcrl 3D resenc-tiny": (
+        3,
+        {
+            "encoder": "resenc-tiny",
+            "patch_size": (32, 32, 32),
+            "batch_size": 2,
+            "queue": 1024,
+        },
+    ),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (16, 16, 16), "batch_size": 2}),
     "rubiks-cube 3D resenc-tiny": (
         3,
@@ -176,6 +189,8 @@ FULL = {
     "global-local-contrast 2D unet-6": (2, {"encoder": "unet-6", "patch_size": (192, 192)}),
     "gloria 2D resnet50": (2, {"encoder": "resnet50", "batch_size": 48}),
     "pgl 3D unet": (3, {"batch_size": 16}),
+    "pcrl 2D resnet18": (2, {"encoder": "resnet18", "patch_size": (224, 224), "batch_size": 64}),
+    "pcrl 3D unet": (3, {}),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8}),
     "rubiks-cube-plus 3D unet": (
         3,
