@@ -239,6 +239,8 @@ def test_every_pair_of_planes_comes_as_often():
     counts = {pair: drawn.count(pair) for pair in set(drawn)}
     assert set(counts) == {(0, 2), (0, 3), (0, 9), (2, 9), (3, 9)}
     assert min(counts.values()) > 330
+
+
 BOXES = ((8, 8), (12, 12), (4, 4), (14, 10))
 
 
