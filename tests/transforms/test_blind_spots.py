@@ -88,7 +88,8 @@ def test_the_published_batch_is_what_replacing_gives(golden) -> None:
             assert len(found) == 1
             donors.append(found[0])
         ours = replace_spots(*map(torch.from_numpy, (crop.copy(), spots, np.array(donors))))
-        assert (ours.numpy() == seen).all()
+        assert (ours.image.numpy() == seen).all()
+        assert (ours.hidden.numpy() == mask).all()
         starts = np.clip(spots - 5, 0, 64 - 11)
         assert ((donors - starts >= 0) & (donors - starts < 11)).all()
 
@@ -112,7 +113,8 @@ def test_as_many_are_hidden_as_asked_for(percent, dims) -> None:
 def test_all_values_are_read_before_any_is_replaced() -> None:
     image = torch.tensor([1.0, 2.0])
     swapped = replace_spots(image, torch.tensor([[0], [1]]), torch.tensor([[1], [0]]))
-    assert swapped.tolist() == [2.0, 1.0]
+    assert swapped.image.tolist() == [2.0, 1.0]
+    assert swapped.hidden.all()
 
 
 def _order(spots: torch.Tensor, space: tuple[int, ...]) -> torch.Tensor:

@@ -100,6 +100,25 @@ def draw_spots(
 
 
 @njit(cache=True, nogil=True)
+def copy_spots(
+    image: NDArray[np.generic],
+    spots: NDArray[np.int64],
+    donors: NDArray[np.int64],
+    space: NDArray[np.int64],
+    out: NDArray[np.generic],
+    hidden: NDArray[np.bool_],
+) -> None:
+    """Write into `out` at each of `spots` what `image` holds at its donor, and mark it in `hidden`; all three flat."""
+    for s in range(spots.shape[0]):
+        spot, donor = 0, 0
+        for axis in range(space.size):
+            spot = spot * space[axis] + spots[s, axis]
+            donor = donor * space[axis] + donors[s, axis]
+        out[spot] = image[donor]
+        hidden[spot] = True
+
+
+@njit(cache=True, nogil=True)
 def _list_voxels(
     corner: np.uint64,
     plane: np.uint64,

@@ -180,7 +180,7 @@ def _paintable(image: Tensor) -> Tensor:
 
 
 class Blinded(NamedTuple):
-    """An image with blind spots, ``channel *space``, and where they are."""
+    """An image with blind spots, and where they are: of the same shape."""
 
     image: Tensor
     hidden: Tensor
@@ -225,24 +225,23 @@ class BlindSpots:
 
     def __call__(self, image: Tensor, rng: Generator) -> Blinded:
         """Blind ``channel *space``."""
-        hidden = torch.zeros_like(image, dtype=torch.bool)
-        blinded = image.clone()
-        for channel, original in enumerate(image):
-            spots, donors = self.draw(tuple(original.shape), rng)
-            blinded[channel] = replace_spots(original, spots, donors)
-            hidden[channel][tuple(spots.T)] = True
-        return Blinded(blinded, hidden)
+        space = tuple(image.shape[1:])
+        parts = [replace_spots(original, *self.draw(space, rng)) for original in image]
+        return Blinded(*map(torch.stack, zip(*parts, strict=True)))
 
 
-def replace_spots(image: Tensor, spots: Tensor, donors: Tensor) -> Tensor:
-    """Give a copy of ``*space`` whose `spots` hold what `donors` held before any was replaced; both ``spot axis``.
+def replace_spots(image: Tensor, spots: Tensor, donors: Tensor) -> Blinded:
+    """Blind ``*space``: `spots` get what `donors` hold before any is replaced; both ``spot axis``.
 
-    >>> replace_spots(torch.tensor([1, 2, 3]), torch.tensor([[0], [1]]), torch.tensor([[1], [2]]))
+    >>> replace_spots(torch.tensor([1, 2, 3]), torch.tensor([[0], [1]]), torch.tensor([[1], [2]])).image
     tensor([2, 3, 3])
     """
-    replaced = image.clone()
-    replaced[tuple(spots.T)] = image[tuple(donors.T)]
-    return replaced
+    original = np.ascontiguousarray(image.numpy())
+    replaced, hidden = original.copy(), np.zeros(original.shape, np.bool_)
+    held, filled, marked = (each.reshape(-1) for each in (original, replaced, hidden))
+    places = spots.numpy(), donors.numpy(), np.array(original.shape)
+    _kernels.copy_spots(held, *places, filled, marked)
+    return Blinded(torch.from_numpy(replaced), torch.from_numpy(hidden))
 
 
 class MaskedPieces(NamedTuple):
