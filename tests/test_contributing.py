@@ -205,7 +205,7 @@ def test_a_package_of_ones_own_brings_a_method(beside):
     assert listed.returncode == 0, listed.stderr
     (row,) = (line for line in listed.stdout.splitlines() if line.startswith("quarter-turns"))
     assert "unlabeled-turns" in row
-    assert "volume, 2D and" in row, "what it learns from, read without importing it"
+    assert "volume, 2D/3D" in row, "what it learns from, read without importing it"
     one = there.type_in("unlabeled methods quarter-turns").stdout
     assert "from the package unlabeled-turns 0.1.0" in one
     assert "--patch-size" in one

@@ -46,6 +46,7 @@ def tissue_score(patch: Tensor, level: float) -> float:
 
     A voxel counts 1 where its own intensity reaches `level`, 1/2 where only that of the next slice does, else 0.
 
+    >>> import torch
     >>> tissue_score(torch.tensor([[[[0.0, 0.0, 0.9, 0.9, 0.9]]]]), 0.5)  # 0, 1/2, 1
     0.5
     """

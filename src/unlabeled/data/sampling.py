@@ -181,8 +181,8 @@ def overlap(
     first_size, second_size
         Edges, ``... axis`` [voxel].
 
-    >>> overlap(np.array([0, 0]), np.array([2, 2]), np.array([1, 0]), np.array([2, 2]))
-    0.3333333333333333
+    >>> overlap(np.array([[0, 0]]), np.array([[2, 2]]), np.array([[1, 0]]), np.array([[2, 2]])).round(2)
+    array([0.33])
     """
     stop = np.minimum(first_start + first_size, second_start + second_size)
     both = np.maximum(0, stop - np.maximum(first_start, second_start)).prod(-1)

@@ -45,7 +45,7 @@ def resize_smooth(image: Tensor, space: Sequence[int]) -> Tensor:
         New edges [voxel].
 
     >>> resize_smooth(torch.tensor([0.0, 1.0, 2.0, 9.0]), (2,))
-    tensor([0.8571, 5.0000])
+    tensor([0.7143, 4.8571])
     """
     pairs = zip(image.shape[image.ndim - len(space) :], space, strict=True)
     return along_axes(image, [None if old == new else _hats(old, new) for old, new in pairs])
