@@ -8,19 +8,19 @@ the supports of all parts answer together, and every slice is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from unlabeled.data.slices import Slice
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
-from unlabeled.methods._base import Monitor, Update
+from unlabeled.methods._base import Monitor
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.prototypes import (
     CELL_THRESHOLD,
@@ -33,12 +33,11 @@ from unlabeled.nn.prototypes import (
 )
 from unlabeled.nn.weights import load_weights
 from unlabeled.transfer.labels import Labels, find_labels
-from unlabeled.transfer.task import FinetuneOptions, Given, Patch
-from unlabeled.transfer.tasks import Masks
+from unlabeled.transfer.task import FinetuneOptions, Given
+from unlabeled.transfer.tasks import UntrainedMasks
 
 PARTS = 3  # that an organ's slices are cut into (official code)
 SLICES_AT_ONCE = 8
-_UNTRAINED = "few-shot segmentation learns nothing by gradients"
 BEYOND = -1  # part of a slice before an organ's first or after its last one
 _NEVER = -3 * SHARPNESS  # less than scores can differ by
 
@@ -90,7 +89,7 @@ class Memory(nn.Module):
         return scores[1] - scores[0]
 
 
-class FewShot(Masks):
+class FewShot(UntrainedMasks):
     """Prototypes of the labelled slices say the class of every pixel; nothing is trained.
 
     Parameters
@@ -257,22 +256,6 @@ class FewShot(Masks):
     def carries(self) -> dict[str, nn.Module]:
         """Carry on what it started from."""
         return {"encoder": self.encoder, "embedding": self.embedding}
-
-    def views(self, record: Record, rng: Generator) -> Patch:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
-
-    def step(self, batch: Patch) -> Iterator[Update]:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
-
-    def score(self, batch: Patch) -> dict[str, Tensor]:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
-
-    def preview(self, batch: Patch) -> dict[str, Tensor]:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
 
     def _margins(self, memory: Memory, features: Tensor, parts: NDArray[np.int64]) -> Tensor:
         """Compute how much more alike a class is, ``slice rows columns`` of the filled slices, on the CPU."""

@@ -7,35 +7,34 @@ atlases, are kept; a voxel of a new volume gets the label that most of its neare
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from unlabeled.data.slabs import PLANES, Slab, cut_slabs, interpolate
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
-from unlabeled.methods._base import Monitor, Update
+from unlabeled.methods._base import Monitor
 from unlabeled.nn.displacement import describe_patch
 from unlabeled.nn.encoders import Encoder, build_encoder
 from unlabeled.nn.weights import load_weights
 from unlabeled.transfer.labels import Labels, find_labels
-from unlabeled.transfer.task import FinetuneOptions, Given, Patch
-from unlabeled.transfer.tasks import Masks
+from unlabeled.transfer.task import FinetuneOptions, Given
+from unlabeled.transfer.tasks import UntrainedMasks
 
 AT_ONCE = 256  # slabs that a network sees together
 MOST = 100_000  # descriptors that are kept of all atlases (ours)
 COMPARED = 1 << 24  # distances that are computed together
 RAREST = 1e-6  # share of the votes that stands for none
 _OTHERS = ("sagittal", "coronal")  # networks across axis 0 and 1; `encoder` is that across axis 2
-_UNTRAINED = "label transfer learns nothing by gradients"
 
 
-class LabelTransfer(Masks):
+class LabelTransfer(UntrainedMasks):
     """The nearest descriptors of labelled voxels say the class of every voxel; nothing is trained.
 
     Parameters
@@ -215,22 +214,6 @@ class LabelTransfer(Masks):
     def carries(self) -> dict[str, nn.Module]:
         """Carry on what it started from."""
         return {"encoder": self.encoder, "sagittal": self.sagittal, "coronal": self.coronal}
-
-    def views(self, record: Record, rng: Generator) -> Patch:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
-
-    def step(self, batch: Patch) -> Iterator[Update]:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
-
-    def score(self, batch: Patch) -> dict[str, Tensor]:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
-
-    def preview(self, batch: Patch) -> dict[str, Tensor]:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError(_UNTRAINED)
 
 
 class Atlas(nn.Module):

@@ -29,6 +29,29 @@ class Masks(Task):
     classes: Labels
 
 
+class UntrainedMasks(Masks):
+    """A task that only looks at the labelled scans (`Task.fit`): nothing is learnt by gradients."""
+
+    def views(self, record: Record, rng: Generator) -> Patch:
+        """Refuse: nothing is trained."""
+        raise self._untrained()
+
+    def step(self, batch: Patch) -> Iterator[Update]:
+        """Refuse: nothing is trained."""
+        raise self._untrained()
+
+    def score(self, batch: Patch) -> dict[str, Tensor]:
+        """Refuse: nothing is trained."""
+        raise self._untrained()
+
+    def preview(self, batch: Patch) -> dict[str, Tensor]:
+        """Refuse: nothing is trained."""
+        raise self._untrained()
+
+    def _untrained(self) -> NotImplementedError:
+        return NotImplementedError(f"{self.kind} learns nothing by gradients")
+
+
 class Classes(Task):
     """A task whose answer is the class of a scan."""
 
