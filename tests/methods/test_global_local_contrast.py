@@ -600,7 +600,7 @@ def test_small_scale_proof_on_real_scans(
         local_loss_chance=figures["local loss chance"],
     )
     assert fresh["global partition"] < 0.5
-    assert figures["global partition"] > 0.75
+    assert figures["global partition"] > 0.85
     assert figures["local loss"] < 0.1 * figures["local loss chance"] < 0.2 * fresh["local loss"]
 
 
@@ -609,7 +609,10 @@ def test_small_scale_proof_on_real_scans(
 def test_without_the_order_of_slices_the_bar_is_missed(
     shared_data: Path, tmp_path: Path, proof: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slices from anywhere instead of one from each partition, and places paired at random: nothing to learn from."""
+    """Slices from anywhere instead of one from each partition, and places paired at random.
+
+    Slices that look alike still lie alike, so partitions are found far above chance, but below what their order teaches.
+    """
     scans = hippocampi(shared_data, tmp_path / "scans")
     embed_regions = GlobalLocalContrast.embed_regions
 
@@ -632,5 +635,5 @@ def test_without_the_order_of_slices_the_bar_is_missed(
         partition_broken=figures["global partition"],
         local_loss_broken=figures["local loss"],
     )
-    assert figures["global partition"] < 0.7
+    assert figures["global partition"] < 0.8
     assert figures["local loss"] > 0.1 * figures["local loss chance"]
