@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,5 +122,9 @@ def prepared(tmp_path: Path) -> Callable[..., tuple[Record, ...]]:
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
+def _two_threads() -> Iterator[None]:
+    """Use two threads here alone: sums of other tests are compared bit for bit with those of one thread."""
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
