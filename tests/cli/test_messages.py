@@ -94,6 +94,7 @@ AFTER_RUNS = {
     "finetune segment lab --init scratch --out run2 --resume": ("started with --init run1",),
     "finetune segment lab --init run1 --like run1 --out new": ("--like goes with --init scratch",),
     "finetune segment lab --init run1 --out new --label-fraction 500": ("500", "up to 4"),
+    "pretrain rubiks-cube pics --out new": ("2D picture in a 3D run", "unlabeled methods --dims 2"),
     "finetune classify pics.csv --init run1 --out new": ("2D picture in a 3D run", "--dims 2"),
     "pretrain models-genesis scans --out new --init run1 --encoder unet": (
         "--encoder resenc-tiny",

@@ -172,6 +172,11 @@ def choose_dims(
             f"--dims {dims}: the method works in {' and '.join(f'{d}D' for d in able)}",
             f"Give --dims {able[0]}.",
         )
+    remedy = (
+        "Give --dims 2 to learn from pictures and slices."
+        if 2 in able
+        else "The method takes volumes alone; `unlabeled methods --dims 2` lists those that take pictures."
+    )
     usable = []
     for record in records:
         if record.dims >= dims:
@@ -181,7 +186,7 @@ def choose_dims(
                 Quarantined(
                     record.source.name,
                     f"a {record.dims}D picture in a {dims}D run",
-                    "Give --dims 2 to learn from pictures and slices.",
+                    remedy,
                 )
             )
     return tuple(usable), dims
