@@ -296,7 +296,8 @@ def test_classification_and_regression_from_a_manifest(
 ) -> None:
     manifest = pictures(24, target=True)
     how = {"patch_size": (32, 32), "steps": 30, "batch_size": 8, "augment": False}
-    done = run("classes", "classify", manifest, encoder="resenc-tiny", test=True, **how)
+    weighed = {**how, "class_weights": "balanced"}
+    done = run("classes", "classify", manifest, encoder="resenc-tiny", test=True, **weighed)
     measures = done.metrics["test"].measures
     assert measures["auc"].value >= 0.75
     assert measures["accuracy"].low <= measures["accuracy"].value <= measures["accuracy"].high

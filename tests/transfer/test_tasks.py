@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unlabeled.errors import DataError
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.transfer.labels import Labels, find_labels
 from unlabeled.transfer.task import FinetuneOptions, Given
-from unlabeled.transfer.tasks import Classify, Patch, Regress, Segment
+from unlabeled.transfer.tasks import Classify, Patch, Regress, Segment, balance
 
 NAMES = ("background", "a", "b")
 
@@ -166,6 +168,35 @@ def test_classify_and_regress_yield_finite_losses_and_scores() -> None:
         (update,) = list(task.step(Patch(image, truth)))
         assert torch.isfinite(update.loss)
         assert task.monitor.name in task.score(Patch(image, truth))
+
+
+def test_balanced_classes_pull_alike_however_few_scans_one_has() -> None:
+    """The gradient of the bias sums to zero over classes at even odds; without weights the commoner class pulls it."""
+    truth = torch.tensor([0, 0, 0, 1])
+    options = FinetuneOptions(encoder="resenc-tiny", patch_size=(32, 32))
+    pulls = {}
+    for kind in ("none", "balanced"):
+        weights = balance(["x", "x", "x", "y"], ("x", "y")) if kind == "balanced" else None
+        task = Classify(options, build_encoder("resenc-tiny", dims=2), ("x", "y"), weights=weights)
+        logits = torch.zeros(4, 2, requires_grad=True)
+        task.forward = lambda image, logits=logits: logits  # type: ignore[method-assign,misc]
+        (update,) = task.step(Patch(torch.zeros(4, 1, 32, 32), truth))
+        (slope,) = torch.autograd.grad(update.loss, logits)
+        pulls[kind] = slope.sum(0)
+    torch.testing.assert_close(pulls["none"], torch.tensor([-0.25, 0.25]))
+    torch.testing.assert_close(pulls["balanced"], torch.zeros(2))
+
+
+@given(counts=st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(any))
+def test_weights_of_classes_make_them_count_alike(counts: list[int]) -> None:
+    names = tuple(f"class {place}" for place in range(len(counts)))
+    labels = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+    weights = balance(labels, names)
+    shares = weights * torch.tensor(counts)
+    there = torch.tensor(counts) > 0
+    assert torch.allclose(shares[there], shares.sum() / there.sum())
+    assert float(shares.sum()) == pytest.approx(len(labels))
+    assert (weights[~there] == 1).all()
 
 
 def test_left_and_right_are_the_first_axis_of_a_volume_and_the_last_of_a_picture() -> None:

@@ -97,6 +97,9 @@ class FinetuneOptions(SharedOptions):
         Instances alone: what a pretrained denoiser is for: the start (finetune), the maker of the images that a fresh
         network sees (sequential), both (finetune-sequential), or neither (baseline).  Without it: finetune, from
         scratch baseline.
+    class_weights
+        Classify alone: whether every scan weighs alike in the loss, or every class does, however many labelled training
+        scans it has (balanced: the number of scans, divided by that of classes and by that of its class).
     border_weight
         Instances alone: weight of the border in the cross entropy (VoidSeg).
     prompts
@@ -132,6 +135,7 @@ class FinetuneOptions(SharedOptions):
     clip: Positive = 12.0
     keep: Literal["best", "last"] = "best"
     tolerance: NonNegative = 1.0
+    class_weights: Literal["none", "balanced"] = "none"
     mode: Literal["baseline", "finetune", "sequential", "finetune-sequential"] | None = None
     border_weight: Positive = 5.0
     prompts: str = ""

@@ -166,9 +166,12 @@ class Classify(Classes):
         As in `Task`.
     classes
         Names of the classes, sorted.
+    weights
+        Of each class in the loss; without it, one each.
     """
 
     kind = "classify"
+    weights: Tensor
     monitor = Monitor("loss", "lower")
 
     def __init__(
@@ -177,16 +180,23 @@ class Classify(Classes):
         encoder: Encoder,
         classes: Sequence[str],
         *,
+        weights: Tensor | None = None,
         quiet: Collection[str] = (),
     ) -> None:
         super().__init__(options, encoder, quiet=quiet)
         self.classes = tuple(classes)
         self.head = ClassificationHead(encoder, len(self.classes))
+        weights = torch.ones(len(self.classes)) if weights is None else weights
+        self.register_buffer("weights", weights, persistent=False)
 
     @classmethod
     def build(cls, given: Given) -> Self:
-        """Find the classes among the labels."""
-        return cls(given.options, given.encoder, classes_among(given), quiet=given.quiet)
+        """Find the classes among the labels, and how many training scans each has."""
+        classes = classes_among(given)
+        labels = [str(record.source.label) for record in given.train]
+        balanced = given.options.class_weights == "balanced"
+        weights = balance(labels, classes) if balanced else None
+        return cls(given.options, given.encoder, classes, weights=weights, quiet=given.quiet)
 
     @classmethod
     def restore(
@@ -207,9 +217,11 @@ class Classify(Classes):
 
     def step(self, batch: Patch) -> Iterator[Update]:
         """Learn from the labels."""
-        yield Update(
-            F.cross_entropy(self(batch.image).float(), batch.truth), clip=self.options.clip
-        )
+        yield Update(self._loss(self(batch.image).float(), batch.truth), clip=self.options.clip)
+
+    def _loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Average the cross entropy over scans, each times the weight of its class."""
+        return F.cross_entropy(logits, truth, self.weights, reduction="sum") / len(truth)
 
     def score(self, batch: Patch) -> dict[str, Tensor]:
         """Count right answers; chance is one over the number of classes."""
@@ -217,7 +229,7 @@ class Classify(Classes):
         return {
             "accuracy": (logits.argmax(1) == batch.truth).float().mean(),
             "accuracy chance": torch.tensor(1 / len(self.classes)),
-            "loss": F.cross_entropy(logits, batch.truth),
+            "loss": self._loss(logits, batch.truth),
         }
 
     def preview(self, batch: Patch) -> dict[str, Tensor]:
@@ -304,6 +316,18 @@ class Regress(Task):
     def describe(self) -> dict[str, Any]:
         """Give the unit's scale."""
         return {"kind": self.kind, "centre": self.centre, "scale": self.scale}
+
+
+def balance(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """Weigh classes so that those among the labels count alike and a scan weighs one on average; others weigh one.
+
+    >>> balance(["ap", "ap", "ap", "pa"], ("ap", "lateral", "pa"))
+    tensor([0.6667, 1.0000, 2.0000])
+    """
+    counts = torch.tensor([labels.count(name) for name in classes])
+    return torch.where(
+        counts > 0, len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1)), 1.0
+    )
 
 
 def load_decoder(decoder: nn.Module, given: Given, notes: list[str]) -> set[str]:
