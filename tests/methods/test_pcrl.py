@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from radiographs import Narrow, radiographs
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -541,3 +543,71 @@ def test_a_single_scan_is_refused(tmp_path):
     write_patients(tmp_path / "scans", patients=1, shape=(20, 20))
     with pytest.raises(DataError, match="2 subjects"):
         pretrain("pcrl", tmp_path / "scans", tmp_path / "run", cache=tmp_path / "cache", quiet=True)
+
+
+PROOF = {
+    "patch_size": (16, 16),
+    "batch_size": 32,
+    "samples_per_scan": 1,
+    "features": 64,
+    "criterion": "softmax",
+    "queue": 128,
+    "momentum": 0.9,
+    "lr": 0.3,
+    "least_area": 0.6,
+    "degrees": 0.0,
+    "blur": 0.1,
+    "brightness": 0.1,
+    "contrast": 0.1,
+    "holes": 1,
+    "hole_size": 2,
+    "epochs": 10_000,
+    "steps": 1000,
+}
+
+
+def learn(scans: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Pretrain the narrow network on small views; give its scores on held-out patients."""
+    from unlabeled.training.pretrain import pretrain
+
+    def narrow(*_: object, in_channels: int, **__: object) -> Narrow:
+        return Narrow(in_channels)
+
+    monkeypatch.setattr("unlabeled.training.pretrain.build_encoder", narrow)
+    run = {"accelerator": "cpu", "workers": 0, "quiet": True}
+    score = {"held_out_batches": 4, "score_every": 10_000}
+    done = pretrain("pcrl", scans, folder, cache=folder / "cache", **run, **score, **PROOF)
+    return done.result.score
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_small_scale_proof_on_real_radiographs(shared_data, tmp_path, monkeypatch, proof):
+    """Unseen radiographs are laid as the code says, rebuilt without distortion, and found again by their other view."""
+    learnt = learn(radiographs(shared_data, tmp_path), tmp_path / "run", monkeypatch)
+    proof("pcrl", data="chest-xray-longitudinal", **learnt)
+    assert learnt["mse"] < 0.75 * learnt["variance"]
+    assert learnt["mse_wrong_code"] > 1.25 * learnt["mse"]
+    assert learnt["mse_clean"] < 0.3 * learnt["variance"]
+    assert learnt["retrieval"] > 5 * learnt["chance"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_small_scale_proof_fails_without_gate_and_with_views_of_others(
+    shared_data, tmp_path, monkeypatch, proof
+):
+    """Nothing then tells which of eight ways is meant, nor what two views of a radiograph share."""
+    step = PreservationalLearning.step
+
+    def astray(self: PreservationalLearning, batch: Sample):
+        others = [torch.stack([x[:, 0], x[:, 1].roll(1, 0)], 1) for x in batch[:4]]
+        return step(self, Sample(*others, batch.scan))
+
+    monkeypatch.setattr(PreservationalLearning, "gated", lambda self, maps, code: list(maps))
+    monkeypatch.setattr(PreservationalLearning, "step", astray)
+    broken = learn(radiographs(shared_data, tmp_path), tmp_path / "run", monkeypatch)
+    proof("pcrl", data="chest-xray-longitudinal, astray", **broken)
+    assert broken["mse"] > 0.75 * broken["variance"]
+    assert broken["mse_wrong_code"] == pytest.approx(broken["mse"])
+    assert broken["retrieval"] < 5 * broken["chance"]
