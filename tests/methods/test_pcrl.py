@@ -589,7 +589,7 @@ def test_small_scale_proof_on_real_radiographs(shared_data, tmp_path, monkeypatc
     assert learnt["mse"] < 0.75 * learnt["variance"]
     assert learnt["mse_wrong_code"] > 1.25 * learnt["mse"]
     assert learnt["mse_clean"] < 0.3 * learnt["variance"]
-    assert learnt["retrieval"] > 5 * learnt["chance"]
+    assert learnt["retrieval"] > 8 * learnt["chance"]
 
 
 @pytest.mark.slow
@@ -610,4 +610,4 @@ def test_small_scale_proof_fails_without_gate_and_with_views_of_others(
     proof("pcrl", data="chest-xray-longitudinal, astray", **broken)
     assert broken["mse"] > 0.75 * broken["variance"]
     assert broken["mse_wrong_code"] == pytest.approx(broken["mse"])
-    assert broken["retrieval"] < 5 * broken["chance"]
+    assert broken["retrieval"] < 6 * broken["chance"]
