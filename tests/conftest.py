@@ -48,6 +48,8 @@ def proof(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def keep(slug: str, *, data: str, **figures: float) -> None:
         test = request.node.nodeid.partition("::")[2]
+        if not figures:
+            pytest.fail(f"{slug} gave no figure: was its run cut short?")
         rows = [
             {"slug": slug, "data": data, "figure": name, "value": f"{value:.4g}", "test": test}
             for name, value in figures.items()
