@@ -45,6 +45,10 @@ SMALL = {
         2,
         {"encoder": "resnet18", "patch_size": (96, 96), "spacing": None, "batch_size": 4},
     ),
+    "contrastive-rendering 3D resenc-tiny": (
+        3,
+        {"encoder": "resenc-tiny", "patch_size": (32, 32, 32), "batch_size": 2},
+    ),
     "context-restoration 2D unet": (
         2,
         {"encoder": "unet", "patch_size": (64, 64), "batch_size": 2},
@@ -290,7 +294,8 @@ def main() -> None:
             options = kind.options_class(steps=asked.steps + 2, dims=dims, **values)
             edge = PATCHES_ALONG.get(slug, 1) * max(options.patch_size) + 32
             solid = dims == 3 or kind.needs.volumes or kind.needs.unit is Unit.SLICE
-            scans = Path(place, f"scans{2 + solid}-{edge}")
+            labelled = "mask" in kind.needs.metadata
+            scans = Path(place, f"scans{2 + solid}-{edge}{'-labelled' * labelled}")
             if slug in BRAINS:
                 sizes = {"tested": 20, "voxels": options.voxels, "edge": options.patch_size[0]}
                 scans = write_subject(Path(place, slug), **sizes)
@@ -299,8 +304,8 @@ def main() -> None:
             elif not scans.exists():
                 thick = 32 if kind.needs.unit is Unit.SLICE else edge
                 shape = (edge,) * dims if not solid else (edge, edge, thick)
-                write_patients(scans, patients=8, shape=shape, kind="brightness")
-            sources = index_scans(scans).sources
+                write_patients(scans, patients=8, shape=shape, labelled=labelled)
+            sources = index_scans(scans, labelled=labelled).sources
             if "report" in kind.needs.metadata:
                 sources = [replace(source, report=REPORT) for source in sources]
             records = (

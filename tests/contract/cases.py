@@ -44,6 +44,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "voidseg": {"encoder": "care-unet-tiny"},
     "context-restoration": {"patience": 2},
+    "contrastive-rendering": {"rendered": 50, "contrast_points": 4},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
     "pcrl": {"queue": 24, "features": 16, "hole_size": 6, "shuffle_windows": 50},
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
@@ -76,6 +77,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 #: whose loss depends on the order of the batch, and why: by slug
 ORDER_MATTERS: dict[str, str] = {
+    "contrastive-rendering": "points are drawn by place; without them, its own tests permute the batch",
     "c2l": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
     "surrogate-supervision": "the critic's slope is measured at mixtures drawn by place; its own tests permute the batch",
     "pcrl": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
@@ -94,6 +96,16 @@ def write_volumes(folder: Path, dims: int) -> Path:
     return folder
 
 
+def write_labelled(folder: Path, dims: int) -> Path:
+    """Write eight small patients with masks, for methods that learn from masks; give the manifest."""
+    shape = (40, 40) if dims == 2 else (20, 20, 20)
+    images = write_patients(folder, patients=8, shape=shape, labelled=True)
+    rows = [f"images/{image.name},labels/{image.name}" for image in images]
+    manifest = folder / "labelled.csv"
+    manifest.write_text("\n".join(["image,mask", *rows]) + "\n")
+    return manifest
+
+
 def write_reports(folder: Path, dims: int) -> Path:
     """Write eight pictures with reports, for methods that read; give the manifest."""
     return write_shapes(folder, 8)
@@ -109,6 +121,7 @@ def write_brain(folder: Path, dims: int) -> Path:
 OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "fmri-reconstruction": write_brain,
     "body-part-recognition": write_volumes,
+    "contrastive-rendering": write_labelled,
     "endoscopic-recolorization": lambda folder, dims: write_frames(folder),
     "gloria": write_reports,
     "global-local-contrast": write_volumes,

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.labels import Labels
 from unlabeled.errors import OptionError, UnlabeledError
 from unlabeled.methods.context_restoration import ContextRestoration, Options, Sample
 from unlabeled.nn.encoders import build_encoder
@@ -20,7 +21,6 @@ from unlabeled.nn.sononet import SonoNetEncoder
 from unlabeled.rng import generator
 from unlabeled.training.loader import held_out_batch
 from unlabeled.training.pretrain import pretrain
-from unlabeled.transfer.labels import Labels
 from unlabeled.transfer.task import FinetuneOptions, Given
 from unlabeled.transfer.tasks import Classify, Segment
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.labels import Labels
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.errors import DataError, OptionError
 from unlabeled.losses.adversarial import convince
@@ -23,7 +24,6 @@ from unlabeled.nn.weights import read_weights
 from unlabeled.rng import generator
 from unlabeled.training.log import RunFolder
 from unlabeled.training.pretrain import pretrain
-from unlabeled.transfer.labels import Labels
 from unlabeled.transfer.task import FinetuneOptions, Given
 from unlabeled.transfer.tasks import Classify, Segment
 from unlabeled.transforms.planes import three_planes

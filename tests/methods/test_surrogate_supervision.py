@@ -20,6 +20,7 @@ from torch import nn
 import unlabeled
 from unlabeled.data.index import index_scans
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.labels import Labels
 from unlabeled.demo.frames import write_frames
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.errors import DataError, OptionError, ScanError
@@ -31,7 +32,6 @@ from unlabeled.rng import generator
 from unlabeled.training.log import RunFolder
 from unlabeled.training.pretrain import open_store, pretrain
 from unlabeled.training.selection import split_records
-from unlabeled.transfer.labels import Labels
 from unlabeled.transfer.task import FinetuneOptions, Given
 from unlabeled.transfer.tasks import Classify, Segment
 from unlabeled.transforms.colour import MOST_COLOUR

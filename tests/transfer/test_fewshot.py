@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unlabeled.data.labels import Labels
 from unlabeled.data.store import Record, Store
 from unlabeled.errors import DataError, OptionError
 from unlabeled.nn.encoders import Encoder, build_encoder
@@ -30,7 +31,6 @@ from unlabeled.transfer.fewshot import (
     support_planes,
 )
 from unlabeled.transfer.finetune import finetune
-from unlabeled.transfer.labels import Labels
 from unlabeled.transfer.predict import predict
 from unlabeled.transfer.task import FinetuneOptions, Given
 

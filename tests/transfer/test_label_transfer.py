@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.labels import Labels
 from unlabeled.data.slabs import Slab
 from unlabeled.errors import DataError, OptionError
 from unlabeled.nn.encoders import Encoder, build_encoder
 from unlabeled.nn.weights import read_weights, save_encoder
 from unlabeled.transfer.finetune import finetune
 from unlabeled.transfer.label_transfer import Atlas, LabelTransfer
-from unlabeled.transfer.labels import Labels
 from unlabeled.transfer.predict import predict
 from unlabeled.transfer.saved import load_task
 from unlabeled.transfer.task import FinetuneOptions, Given

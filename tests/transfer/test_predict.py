@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled.data.intensity import IntensityRule
+from unlabeled.data.labels import Labels
 from unlabeled.errors import DataError, OptionError, RunError
 from unlabeled.nn.encoders import Encoder
 from unlabeled.transfer import predict as module
-from unlabeled.transfer.labels import Labels
 from unlabeled.transfer.predict import predict
 from unlabeled.transfer.saved import SavedTask
 from unlabeled.transfer.task import FinetuneOptions

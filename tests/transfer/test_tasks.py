@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unlabeled.data.labels import Labels, find_labels
 from unlabeled.errors import DataError
 from unlabeled.nn.encoders import build_encoder
-from unlabeled.transfer.labels import Labels, find_labels
 from unlabeled.transfer.task import FinetuneOptions, Given
 from unlabeled.transfer.tasks import Classify, Patch, Regress, Segment, balance
 

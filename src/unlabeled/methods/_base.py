@@ -208,6 +208,8 @@ class Product:
     images
         By name, ``channel *space`` on the record's grid, in the scan's own intensity unit: written on the scan's own
         grid.
+    masks
+        By name, whole numbers ``*space`` on the record's grid, 0 where nothing is: written on the scan's own grid.
     pictures
         By name, ``1|3 rows columns`` in [0, 1]: written as PNG.
     points
@@ -217,6 +219,7 @@ class Product:
     """
 
     images: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
     points: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, float | str] = field(default_factory=dict)

@@ -30,6 +30,7 @@ _NAMES = (
     "landmark-cnn",
     "caffenet",
     "context-cnn",
+    "asym-unet",
     "sononet-16",
     "sononet-32",
     "sononet-64",
@@ -117,6 +118,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ``landmark-cnn`` twelve convolutions without normalisation, halved seven times: the network of shape landmarks
     ``caffenet``     CaffeNet's first layer at stride 2 and two strided convolutions: predicts a brain's responses
     ``context-cnn``  six small convolutions without padding: 42 x 42 samples of three planes become 64 numbers
+    ``asym-unet``    the contracting half of a U-Net with dilated convolutions, whose way up ends early
     ``sononet-64``   SonoNet, the convolutions of VGG-16 with normalisation; ``-32``, ``-16``: with fewer channels
     ===============  ==============================================================================================
 
@@ -174,6 +176,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.context_cnn import ContextCNN
 
         return ContextCNN(dims=dims, in_channels=in_channels)
+    if family == "asym":
+        from unlabeled.nn.asymmetric import AsymmetricEncoder
+
+        return AsymmetricEncoder(dims=dims, in_channels=in_channels)
     if family == "sononet":
         from unlabeled.nn.sononet import SonoNetEncoder
 

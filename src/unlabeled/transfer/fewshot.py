@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unlabeled.data.labels import Labels, find_labels
 from unlabeled.data.slices import Slice
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
@@ -32,7 +33,6 @@ from unlabeled.nn.prototypes import (
     prototype_score,
 )
 from unlabeled.nn.weights import load_weights
-from unlabeled.transfer.labels import Labels, find_labels
 from unlabeled.transfer.task import FinetuneOptions, Given
 from unlabeled.transfer.tasks import UntrainedMasks
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unlabeled.data.labels import Labels, find_labels
 from unlabeled.data.slabs import PLANES, Slab, cut_slabs, interpolate
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
@@ -23,7 +24,6 @@ from unlabeled.methods._base import Monitor
 from unlabeled.nn.displacement import describe_patch
 from unlabeled.nn.encoders import Encoder, build_encoder
 from unlabeled.nn.weights import load_weights
-from unlabeled.transfer.labels import Labels, find_labels
 from unlabeled.transfer.task import FinetuneOptions, Given
 from unlabeled.transfer.tasks import UntrainedMasks
 

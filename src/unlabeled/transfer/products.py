@@ -76,6 +76,7 @@ class SavedMethod:
         stem.parent.mkdir(parents=True, exist_ok=True)
         files = {
             **_write_images(product, record, native, stem),
+            **_write_masks(product, record, native, stem),
             **_write_pictures(product, stem),
             **_write_points(product, record, stem),
         }
@@ -135,11 +136,29 @@ def _write_images(product: Product, record: Record, native: Native, stem: Path) 
 
 
 def _on_own_grid(image: NDArray[Any], record: Record, native: Native) -> NDArray[Any]:
+    change = _resampling(record, native)
+    return image if change is None else change.image(image)
+
+
+def _resampling(record: Record, native: Native) -> Resampling | None:
+    """Give the way back to the scan's own grid; None where the record has it."""
     own, kept = native.spacing, record.spacing
-    if own and kept and not np.allclose(own, kept, rtol=1e-4, atol=0):
-        ratio = tuple(one / other for one, other in zip(own, kept, strict=True))
-        return Resampling(record.space, native.space, ratio).image(image)
-    return image
+    if not (own and kept) or np.allclose(own, kept, rtol=1e-4, atol=0):
+        return None
+    ratio = tuple(one / other for one, other in zip(own, kept, strict=True))
+    return Resampling(record.space, native.space, ratio)
+
+
+def _write_masks(product: Product, record: Record, native: Native, stem: Path) -> dict[str, Path]:
+    """Write masks on the scan's own grid: NIfTI, or for pictures PNG."""
+    picture = len(record.grid.shape) == 2 and record.grid.affine is None
+    change, written = _resampling(record, native), {}
+    for name, mask in product.masks.items():
+        values = mask.cpu().numpy()
+        own = values if change is None else change.mask(values)
+        written[name] = stem.with_name(f"{stem.name}_{name}{'.png' if picture else '.nii.gz'}")
+        write_mask(written[name], own, record.grid, native.affine)
+    return written
 
 
 def _write_pictures(product: Product, stem: Path) -> dict[str, Path]:

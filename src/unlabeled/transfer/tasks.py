@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from unlabeled.data.labels import Labels, find_labels
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError
 from unlabeled.losses.segmentation import dice_cross_entropy
@@ -18,7 +19,6 @@ from unlabeled.nn.decoders import DenseUpsampling, build_decoder, fit
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import ClassificationHead
 from unlabeled.nn.weights import load_weights
-from unlabeled.transfer.labels import Labels, find_labels
 from unlabeled.transfer.task import FinetuneOptions, Given, Patch, Task
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unlabeled.data.store import Record
+from unlabeled.data.record import Record
 from unlabeled.errors import DataError
 
 #: More values than this are single objects, or a picture mask blurred by JPEG, not classes.
