@@ -9,6 +9,7 @@ from typing import Any
 from shapes import write_shapes
 
 from unlabeled.demo.frames import write_frames
+from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
@@ -45,6 +46,7 @@ OWN: dict[str, dict[str, Any]] = {
     "voidseg": {"encoder": "care-unet-tiny"},
     "context-restoration": {"patience": 2},
     "contrastive-rendering": {"rendered": 50, "contrast_points": 4},
+    "multimodal-puzzles": {"grid": 2, "features": 16},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
     "pcrl": {"queue": 24, "features": 16, "hole_size": 6, "shuffle_windows": 50},
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
@@ -104,6 +106,9 @@ def write_labelled(folder: Path, dims: int) -> Path:
     manifest = folder / "labelled.csv"
     manifest.write_text("\n".join(["image,mask", *rows]) + "\n")
     return manifest
+def write_contrasts(folder: Path, dims: int) -> Path:
+    """Write six small patients in two registered contrasts; give the manifest."""
+    return write_modalities(folder, patients=6, shape=(20, 20, 12))
 
 
 def write_reports(folder: Path, dims: int) -> Path:
@@ -125,6 +130,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "endoscopic-recolorization": lambda folder, dims: write_frames(folder),
     "gloria": write_reports,
     "global-local-contrast": write_volumes,
+    "multimodal-puzzles": write_contrasts,
     "volume-context": write_volumes,
 }
 
