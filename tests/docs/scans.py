@@ -12,6 +12,7 @@ from PIL import Image
 from shapes import write_shapes
 
 from unlabeled.demo.frames import frame, instrument, write_frames
+from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.subjects import write_subject
 
@@ -25,6 +26,11 @@ def write_volumes(place: Path) -> None:
 
 def write_labelled_volumes(place: Path) -> None:
     write_patients(place, patients=9, shape=CUBE, labelled=True, seed=1)
+
+
+def write_contrasts(place: Path, *, registered: bool = True) -> None:
+    """Volumes in two contrasts of the same patients, or of others, and the manifest in their folder."""
+    write_modalities(place, patients=6, shape=CUBE, registered=registered)
 
 
 def write_ct(place: Path) -> None:
@@ -170,6 +176,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "brain": write_brain,
     "classes": write_classes,
     "colours": write_colours,
+    "contrasts": write_contrasts,
+    "contrasts-apart": lambda place: write_contrasts(place, registered=False),
     "ct": write_ct,
     "few-shot": write_few_shot,
     "few-shot-ct": lambda place: write_few_shot(place, "ct"),
