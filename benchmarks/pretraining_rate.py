@@ -24,6 +24,7 @@ from _common import keep
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Unit
 from unlabeled.demo.frames import write_frames
+from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
@@ -106,6 +107,10 @@ SMALL = {
             "enlarge": 0,
             "batch_size": 8,
         },
+    ),
+    "multimodal-puzzles 2D resenc-tiny": (
+        2,
+        {"encoder": "resenc-tiny", "patch_size": (96, 96), "batch_size": 8, "features": 64},
     ),
     "pgl 3D unet": (3, {"patch_size": (16, 16, 16), "batch_size": 2, "hidden": 256}),
     "pgl 3D resenc-tiny": (
@@ -192,6 +197,7 @@ FULL = {
     "models-genesis 2D unet": (2, {"encoder": "unet", "patch_size": (256, 256), "batch_size": 16}),
     "global-local-contrast 2D unet-6": (2, {"encoder": "unet-6", "patch_size": (192, 192)}),
     "gloria 2D resnet50": (2, {"encoder": "resnet50", "batch_size": 48}),
+    "multimodal-puzzles 2D unet": (2, {}),
     "pgl 3D unet": (3, {"batch_size": 16}),
     "pcrl 2D resnet18": (2, {"encoder": "resnet18", "patch_size": (224, 224), "batch_size": 64}),
     "pcrl 3D unet": (3, {}),
@@ -296,7 +302,10 @@ def main() -> None:
             solid = dims == 3 or kind.needs.volumes or kind.needs.unit is Unit.SLICE
             labelled = "mask" in kind.needs.metadata
             scans = Path(place, f"scans{2 + solid}-{edge}{'-labelled' * labelled}")
-            if slug in BRAINS:
+            if kind.needs.unit is Unit.STUDY:
+                shape = (edge, edge, 32)
+                scans = write_modalities(Path(place, slug), patients=8, shape=shape)
+            elif slug in BRAINS:
                 sizes = {"tested": 20, "voxels": options.voxels, "edge": options.patch_size[0]}
                 scans = write_subject(Path(place, slug), **sizes)
             elif kind.needs.colour:
