@@ -13,8 +13,11 @@ from torch import Generator, Tensor
 
 from unlabeled.data.sampling import draw_start
 from unlabeled.data.slices import Slice
+from unlabeled.errors import OptionError
 from unlabeled.transforms.puzzles import Cells, cut
 from unlabeled.transforms.resizing import resize_smooth
+
+LEAST_RANGE = 1e-4  # of intensities of deviation 1, lest a slice is blank: resizing rounds
 
 
 class Mixture(NamedTuple):
@@ -44,15 +47,25 @@ class MixedPuzzle:
     def of(cls, edges: Sequence[int], grid: int, gap: float, multiple: int = 1) -> MixedPuzzle:
         """Lay a grid of `grid` cells along each axis; a piece leaves `gap` of its cell free on every side.
 
-        Edges of pieces are rounded down to a multiple.
+        Edges of pieces are rounded down to a multiple, unless nothing would be left.
+
+        Raises
+        ------
+        OptionError
+            There are fewer pixels than cells.
 
         >>> MixedPuzzle.of((192, 192), 3, 0.05).cells.size
         (57, 57)
         >>> MixedPuzzle.of((192, 192), 3, 0.05, multiple=8).cells.size
         (56, 56)
         """
-        kept = (edge // grid * (1 - 2 * gap) for edge in edges)
-        size = tuple(max(1, int(edge) // multiple) * multiple for edge in kept)
+        if min(edges) < grid:
+            raise OptionError(
+                f"{' x '.join(map(str, edges))} pixels cannot be cut into {grid} x {grid} pieces",
+                f"Give --patch-size {' '.join([str(32 * grid)] * len(edges))}.",
+            )
+        kept = [int(edge // grid * (1 - 2 * gap)) for edge in edges]
+        size = tuple(edge // multiple * multiple or max(edge, 1) for edge in kept)
         return cls(Cells((grid,) * len(size), tuple(edges), size))
 
     @property
@@ -110,5 +123,5 @@ def not_blank(area: Float[Tensor, "modality rows columns"]) -> list[int]:
     [0]
     """
     low, high = area.flatten(1).aminmax(dim=1)
-    shown = (high > low).nonzero()[:, 0].tolist()
+    shown = (high - low > LEAST_RANGE).nonzero()[:, 0].tolist()
     return shown or list(range(len(area)))
