@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from unlabeled.demo.phantoms import draw_phantom, write_manifest
+from unlabeled.demo.phantoms import draw_phantom, write_image, write_manifest
 from unlabeled.rng import derive
 
 BODY = 0.15  # brightness above which a phantom is body: that of the air is noise about 0
@@ -72,7 +71,7 @@ def write_modalities(
         for name, image in kept:
             files.append(f"patient-{number:03d}-{name}.nii.gz")
             levels = np.round(np.clip(image, 0.0, 1.4) * 180).astype(np.uint8)
-            nib.save(nib.Nifti1Image(levels, np.diag([1.0, 1.0, 1.0, 1.0])), root / files[-1])
+            write_image(root / files[-1], levels)
         rows.append(
             {
                 "image": ";".join(files),

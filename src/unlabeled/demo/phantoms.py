@@ -157,9 +157,9 @@ def write_patients(
         if len(shape) == 3 and kind == "ct":
             array = draw_ct(own, (shape[0], shape[1], shape[2]))
         path = images / f"phantom-{number:03d}{suffix}"
-        _write(path, array)
+        write_image(path, array)
         if labelled:
-            _write(labels / path.name, phantom.mask)
+            write_image(labels / path.name, phantom.mask)
         written.append(path)
     return tuple(written)
 
@@ -176,7 +176,8 @@ def write_manifest(path: Path | str, rows: Sequence[Mapping[str, object]]) -> Pa
     return target
 
 
-def _write(path: Path, array: NDArray[Any]) -> None:
+def write_image(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as NIfTI (three axes, 1 mm, about the origin) or as a picture (two)."""
     if array.ndim == 2:
         Image.fromarray(array).save(path)
         return

@@ -64,11 +64,7 @@ class TranslationOptions(SharedOptions):
 
     def translation(self, edges: Sequence[int]) -> Translation | None:
         """Make the networks, for images of given edges; None where nothing is translated."""
-        if not self.translate:
-            return None
-        made = Translation(self)
-        made.critics[0].check(edges)
-        return made
+        return Translation(self, edges) if self.translate else None
 
     def require_modalities(self, named: Sequence[Sequence[str]]) -> None:
         """Refuse scans, the names of whose modalities are given, of which none has what is to be translated.
@@ -104,27 +100,43 @@ class Translation(nn.Module):
     ----------
     options
         The two modalities, the sizes of the networks, the weights of the terms.
+    edges
+        Of the images [pixel].
+
+    Raises
+    ------
+    OptionError
+        The critics have too many layers for such images.
     """
 
-    def __init__(self, options: TranslationOptions) -> None:
+    def __init__(self, options: TranslationOptions, edges: Sequence[int]) -> None:
         super().__init__()
         self.names = options.translate
         self.cycle, self.identity = options.cycle, options.identity
         self.translators = nn.ModuleList(
             Translator(options.translator_width, options.translator_blocks) for _ in self.names
         )
-        self.critics = nn.ModuleList(
-            PatchCritic(
-                1, width=options.critic_width, layers=options.critic_layers, norm="instance"
-            )
-            for _ in self.names
-        )
+        width, layers = options.critic_width, options.critic_layers
+        critics = [PatchCritic(1, width=width, layers=layers, norm="instance") for _ in self.names]
+        critics[0].check(edges)
+        self.critics = nn.ModuleList(critics)
 
     def phase(self, feeds: Mapping[str, Feed], share: float) -> Phase:
         """Make the stage that trains it; `feeds` give `Picture` by the name of the modality."""
-        trains = {"translators": [self.translators], "critics": [self.critics]}
-        own = {"score": self.score, "preview": self.preview, "monitor": CYCLE}
-        return Phase("translation", self.step, trains, feeds, share=share, **own)
+        trains: Mapping[str, Iterable[nn.Module]] = {
+            "translators": [self.translators],
+            "critics": [self.critics],
+        }
+        return Phase(
+            "translation",
+            self.step,
+            trains,
+            feeds,
+            share=share,
+            score=self.score,
+            preview=self.preview,
+            monitor=CYCLE,
+        )
 
     def forward(self, image: Tensor, towards: int) -> Tensor:
         """Give ``batch 1 rows columns`` the contrast of the modality with this number."""

@@ -52,9 +52,8 @@ class Translator(nn.Module):
             *_convolution(2 * width, width),
             nn.ReLU(),
         )
-        self.last = nn.Conv2d(width, 1, 7, padding=3, padding_mode="replicate")
+        self.last = nn.Conv2d(width, 1, 7, padding=3, bias=False, padding_mode="replicate")
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate ``batch 1 rows columns``; a fresh network gives the image back."""
