@@ -145,3 +145,17 @@ def carry_labels(
                 if total > 0.5:
                     out[i, j] = mine
                     break
+
+
+@njit(cache=True, nogil=True)
+def carry_nearest(
+    labels: NDArray[np.int64], places: NDArray[np.float32], out: NDArray[np.int64]
+) -> None:
+    """Give each pixel the label of the pixel that is nearest to where it comes from, 0 outside."""
+    rows, columns = labels.shape
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            row = int(np.floor(places[0, i, j] + 0.5))
+            column = int(np.floor(places[1, i, j] + 0.5))
+            inside = 0 <= row < rows and 0 <= column < columns
+            out[i, j] = labels[row, column] if inside else 0

@@ -52,6 +52,16 @@ class Warp:
         _warping.carry_labels(np.ascontiguousarray(labels.numpy(), np.int64), places, carried)
         return _read(image, places), torch.from_numpy(carried)
 
+    def nearest(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Warp an image ``channel rows columns`` and its labels ``rows columns``, each pixel's label that of the nearest one.
+
+        What comes from outside is 0.
+        """
+        places = self.places(image.shape[1:])
+        carried = np.empty(labels.shape, np.int64)
+        _warping.carry_nearest(np.ascontiguousarray(labels.numpy(), np.int64), places, carried)
+        return _read(image, places), torch.from_numpy(carried)
+
     def image(self, image: Tensor) -> Tensor:
         """Warp an image ``channel rows columns`` that has no labels; what comes from outside is 0."""
         return _read(image, self.places(image.shape[1:]))
