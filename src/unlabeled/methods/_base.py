@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from unlabeled.data.intensity import IntensityRule
-from unlabeled.data.scan import Scan, Unit
+from unlabeled.data.scan import Scan, Source, Unit
 from unlabeled.data.store import Record
-from unlabeled.errors import OptionError
+from unlabeled.errors import OptionError, ScanError
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant
 from unlabeled.options import Between, Count, Options, Positive, Whole
@@ -278,6 +278,19 @@ class Method(nn.Module, ABC):
         ScanError
             The fact without the scan's name, and the remedy.
         """
+
+    @classmethod
+    def refuse(cls, options: Any, records: Sequence[Record]) -> Mapping[str, ScanError]:
+        """Refuse scans that lack others beside them (a study without one of its planes), by name: they are left out.
+
+        Called with all scans that `require` lets pass; refusing twice changes nothing.
+        """
+        return {}
+
+    @classmethod
+    def role(cls, source: Source) -> str:
+        """Say what a scan is among those of its study, where it matters: an estimate lends scans of one role alone."""
+        return ""
 
     @classmethod
     def learns_from(cls, options: Any) -> tuple[str, ...]:

@@ -109,14 +109,15 @@ class Excerpt:
         groups: dict[Hashable, list[int]] = defaultdict(list)
         for number, each in enumerate(found):
             if each is None:
-                groups[traits(sources[number])].append(number)
+                groups[traits(sources[number]), kind.role(sources[number])].append(number)
         fresh = sum(map(len, groups.values()))
         store = open_store(kind, options, self.place / "store")
         tried: dict[int, _Tried] = {}
         once = 0.0
         began = time.perf_counter()
         for number in choose(groups, sizes):
-            enough = len(tried) >= FEWEST and {traits(sources[n]) for n in tried} == set(groups)
+            seen = {(traits(sources[n]), kind.role(sources[n])) for n in tried}
+            enough = len(tried) >= FEWEST and seen == set(groups)
             spent = time.perf_counter() - began > self.seconds
             if len(tried) >= MOST or (enough and spent):
                 break

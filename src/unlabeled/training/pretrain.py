@@ -270,6 +270,9 @@ def _require(
             left_out.append(Quarantined(record.source.name, fault.fact, fault.remedy))
         else:
             usable.append(record)
+    lacking = kind.refuse(options, usable)
+    left_out += [Quarantined(name, fault.fact, fault.remedy) for name, fault in lacking.items()]
+    usable = [record for record in usable if record.source.name not in lacking]
     if not usable:
         refused = left_out[-len(records)]
         more = f" (and {len(records) - 1} more alike)" if len(records) > 1 else ""
