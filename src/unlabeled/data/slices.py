@@ -14,6 +14,8 @@ from unlabeled.data.record import Record, _overlap
 from unlabeled.data.sampling import centre_start, draw_start
 from unlabeled.errors import DataError
 
+THICK = 1.5  # times a pixel's edge: slices that are thicker are those that were acquired
+
 
 class Slice(NamedTuple):
     """An axial plane of a volume (last axis of RAS), or a picture, whose plane is 0."""
@@ -43,6 +45,37 @@ class Slice(NamedTuple):
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         flat = self.record.dims == 2
         return (*start, *(() if flat else (self.plane,))), (*size, *(() if flat else (1,)))
+
+
+def flat_axis(record: Record) -> int:
+    """Find the axis that a flat network's patches of a volume are one voxel thick along; 2 for a picture.
+
+    The last axis of RAS, which gives axial slices, unless slices along another are clearly thicker than their pixels: so
+    a stack that was acquired aslant or upright is seen slice by slice.
+    """
+    if record.dims == 2 or record.spacing is None:
+        return 2
+    thickest = max(range(3), key=lambda axis: (record.spacing or ())[axis])
+    rest = max(edge for axis, edge in enumerate(record.spacing) if axis != thickest)
+    return thickest if record.spacing[thickest] > THICK * rest else 2
+
+
+def flat_edges(record: Record, size: Sequence[int], across: int | None = None) -> tuple[int, ...]:
+    """Give a patch one edge for each axis of a scan: two edges on a volume are those of a slice.
+
+    Parameters
+    ----------
+    record
+        A scan.
+    size
+        Edge lengths [voxel], as many as the network has axes.
+    across
+        Axis along which the slice is one voxel thick; without it, `flat_axis`.
+    """
+    if len(size) == record.dims:
+        return tuple(size)
+    across = flat_axis(record) if across is None else across
+    return (*size[:across], 1, *size[across:])
 
 
 def list_slices(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,16 @@ class Move:
     offset: float = 0.0
     gamma: float = 1.0
     noise: float = 0.0
+
+    def in_volume(self, within: Sequence[int]) -> Move:
+        """Say of a slice's move what it is of the volume: `within` are the slice's axes there."""
+        flips = tuple(within[axis] for axis in self.flips)
+        if self.matrix is None:
+            return replace(self, flips=flips)
+        matrix = torch.eye(3, dtype=torch.float64)
+        where = torch.tensor(within)
+        matrix[where[:, None], where] = self.matrix
+        return replace(self, matrix=matrix, flips=flips)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from unlabeled.data.scan import Index, Quarantined, Source
+from unlabeled.data.slices import flat_axis
 from unlabeled.data.splits import split_subjects, take_fraction
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
@@ -216,7 +217,7 @@ def fitting_patch(
     limit = (largest or {2: 256, 3: 64})[encoder.dims]
     edges = []
     for axis, stride in enumerate(encoder.strides[-1]):
-        lengths = sorted(record.space[axis] for record in records)
+        lengths = sorted(_within(record, encoder.dims)[axis] for record in records)
         usual = lengths[len(lengths) // 2]
         edges.append(min(math.ceil(usual / stride), max(limit // stride, 1)) * stride)
     if all(edge == stride for edge, stride in zip(edges, encoder.strides[-1], strict=True)):
@@ -224,3 +225,11 @@ def fitting_patch(
             2 * edge for edge in edges
         ]  # normalisation needs two positions of the coarsest map
     return tuple(edges)
+
+
+def _within(record: Record, dims: int) -> tuple[int, ...]:
+    """List the edges of a scan that a network sees: those of a slice where it is flat."""
+    if dims == record.dims:
+        return record.space
+    across = flat_axis(record)
+    return tuple(edge for axis, edge in enumerate(record.space) if axis != across)

@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlia
 import torch
 from torch import Generator, Tensor, nn
 
-from unlabeled.data.sampling import draw_labelled_start, patch_size
+from unlabeled.data.sampling import draw_labelled_start
 from unlabeled.data.scan import Unit
+from unlabeled.data.slices import flat_axis, flat_edges
 from unlabeled.data.store import Record
 from unlabeled.methods._base import (
     Feed,
@@ -342,28 +343,27 @@ class Task(Method):
         masked: bool = False,
         start: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor | None]:
-        """Cut one patch, and its labels where `masked`; a plane of a volume where the network is flat.
+        """Cut one patch, and its labels where `masked`; a slice of a volume where the network is flat.
 
-        Without a `start` the place is drawn, around a label with the given probability.
+        Without a `start`, which is of an axial slice, the place is drawn, around a label with the given probability.
         """
         size = tuple(self.options.patch_size)
-        whole = patch_size(record, size)
-        flat = len(whole) - len(size)
+        flat = record.dims > len(size)
+        across = (record.dims - 1 if start else flat_axis(record)) if flat else record.dims
+        whole = flat_edges(record, size, across)
+        within = [axis for axis in range(record.dims) if axis != across]
         start = start or draw_labelled_start(record, whole, rng, p_labelled)
         move = Move()
         if self.options.augment and record.key not in self.quiet:
             spacing = record.spacing or (1.0,) * record.dims
             axes = _axes(self.options.flips or self.mirrored, record.dims)
-            move = Augmentation(flip_axes=axes).draw(spacing[: len(size)], rng)
-            if flat and move.matrix is not None:
-                matrix = torch.eye(record.dims, dtype=torch.float64)
-                matrix[: len(size), : len(size)] = move.matrix
-                move = Move(matrix, move.flips, move.gain, move.offset, move.gamma, move.noise)
+            seen = None if axes is None else tuple(within.index(a) for a in axes if a in within)
+            move = Augmentation(flip_axes=seen).draw([spacing[axis] for axis in within], rng)
+            if flat:
+                move = move.in_volume(within)
         image, mask = cut(record, start, whole, move, masked=masked)
-        image = recolour(image, move, rng)
-        if flat:
-            image = image.squeeze(-1)
-            mask = None if mask is None else mask.squeeze(-1)
+        image = recolour(image, move, rng).reshape(-1, *size)
+        mask = None if mask is None else mask.reshape(size)
         return image.contiguous(), None if mask is None else mask.contiguous()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from unlabeled.data.slices import flat_edges
 from unlabeled.data.store import Record
 
 
@@ -75,7 +76,7 @@ def sliding_window(
     network
         Maps ``batch channel *size`` to ``batch out *size``.
     size
-        Edges of a window [voxel]; with two edges on a volume, windows are axial planes.
+        Edges of a window [voxel]; with two edges on a volume, windows are its slices.
     overlap
         Share of a window's edge in common with the next.
     batch_size
@@ -88,7 +89,7 @@ def sliding_window(
     Tensor
         ``out *space``, float32, on the CPU.
     """
-    whole = (*size, *(1,) * (record.dims - len(size)))
+    whole = flat_edges(record, size)
     weights = window_weights(whole)
     outputs: Tensor | None = None
     heard = torch.zeros(record.space)
@@ -110,14 +111,12 @@ def windows(
     record: Record, size: Sequence[int], *, overlap: float, batch_size: int
 ) -> Iterator[tuple[list[tuple[int, ...]], Tensor]]:
     """Yield the windows of a scan in batches: starts, and ``batch channel *size``."""
-    flat = record.dims - len(size)
-    whole = (*size, *(1,) * flat)
+    whole = flat_edges(record, size)
     starts = window_starts(record.space, whole, overlap=overlap)
     for first in range(0, len(starts), batch_size):
         these = starts[first : first + batch_size]
         patches = [record.patch(start, whole) for start in these]
-        stacked = torch.stack([patch.squeeze(-1) if flat else patch for patch in patches])
-        yield these, stacked
+        yield these, torch.stack([patch.reshape(-1, *size) for patch in patches])
 
 
 def mean_over_windows(
