@@ -10,6 +10,7 @@ from shapes import write_shapes
 
 from unlabeled.demo.frames import write_frames
 from unlabeled.demo.modalities import write_modalities
+from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
@@ -24,6 +25,7 @@ SMALL: dict[str, Any] = {
 }
 #: options of one method that make it small: by slug
 OWN: dict[str, dict[str, Any]] = {
+    "anatomical-position": {"box_size": 20.0},
     "fmri-reconstruction": {
         "batch_size": 4,
         "unpaired": 1,
@@ -124,6 +126,9 @@ def write_brain(folder: Path, dims: int) -> Path:
 
 #: what a method learns from that needs other scans than grey phantoms: writers like `write_phantoms`, by slug
 OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
+    "anatomical-position": lambda folder, dims: write_hearts(
+        folder, studies=8, edge=32, pixel=5.0, slices=4
+    ),
     "fmri-reconstruction": write_brain,
     "body-part-recognition": write_volumes,
     "contrastive-rendering": write_labelled,

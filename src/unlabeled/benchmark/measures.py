@@ -64,6 +64,7 @@ MEASURES: Mapping[TaskName, tuple[Measure, ...]] = MappingProxyType(
         "segment": _MASKS,
         "few-shot": _MASKS,
         "label-transfer": _MASKS,
+        "multi-task": _MASKS,
         "instances": (
             Measure(
                 "average precision",

@@ -45,6 +45,7 @@ _GOALS: Mapping[str, str] = {
     "localise": "say where in the body a slice lies",
     "few-shot": "segment by a few labelled slices",
     "label-transfer": "segment by the nearest labelled voxels",
+    "multi-task": "segment while finding positions",
     "zero-shot": "tell classes apart by their descriptions",
 }
 

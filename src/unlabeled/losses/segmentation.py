@@ -215,3 +215,21 @@ def overlap_loss(
     """
     likely = likely.float()
     return 1 - 2 * (likely * truth).sum() / (likely.sum() + truth.sum() + smooth)
+
+
+def box_dice(
+    found: Int[Tensor, batch * space], truth: Int[Tensor, batch * space], classes: int
+) -> Float[Tensor, ""]:
+    """Mean Dice over classes 1 to `classes` that the truth of a batch holds, each counted over the whole batch.
+
+    A truth without any of them gives 0.
+
+    >>> box_dice(torch.tensor([[1, 1, 0, 2]]), torch.tensor([[1, 0, 0, 3]]), 3)    # (2 / 3 + 0) / 2
+    tensor(0.3333)
+    """
+    numbers = torch.arange(1, classes + 1, device=truth.device).view(-1, 1)
+    there, seen = truth.reshape(1, -1) == numbers, found.reshape(1, -1) == numbers
+    sizes = there.sum(1)
+    dice = 2 * (there & seen).sum(1) / (sizes + seen.sum(1)).clamp(min=1)
+    held = sizes > 0
+    return (dice * held).sum() / held.sum().clamp(min=1)

@@ -32,6 +32,7 @@ from unlabeled.transfer.cohort import (
     usable_sources,
 )
 from unlabeled.transfer.evaluate import Evaluation, evaluate, write_metrics
+from unlabeled.transfer.registry import TASKS
 from unlabeled.transfer.saved import save_task
 from unlabeled.transfer.start import Start, build_task, describe_origin
 from unlabeled.transfer.task import FinetuneOptions, Task, TaskName
@@ -137,7 +138,8 @@ def finetune(
     with folder.opened(resume=settings.resume, again=again):
         records, left_out, options = _prepare(task, index, start, options, settings, root)
         cohort = draw_cohort(records, options)
-        model, notes, report = build_task(task, records, cohort, index, start, options)
+        studies = _studies(task, index, cohort, start, options, settings, root)
+        model, notes, report = build_task(task, records, cohort, index, start, options, studies)
         if not settings.resume:
             model.options = plan_length(model.options, len(cohort.train))
         options = model.options
@@ -273,6 +275,36 @@ def _prepare(
         left_out,
         replace(options, encoder=encoder, dims=2 if dims == 2 else 3, patch_size=patch),
     )
+
+
+def _studies(
+    task: TaskName,
+    index: Index,
+    cohort: Cohort,
+    start: Start,
+    options: FinetuneOptions,
+    settings: Settings,
+    cache: Path | None,
+) -> tuple[Record, ...]:
+    """Prepare what a task learns from without labels; nothing of a subject that is validated or tested on."""
+    if not TASKS[task].studies:
+        return ()
+    index = index_scans(options.studies or index.root, cache=cache)
+    held = {record.subject for record in (*cohort.val, *cohort.test)}
+    allowed = [
+        source
+        for source in index.sources
+        if source.subject not in held and (source.split or "train") == "train"
+    ]
+    store = Store(cache, spacing=options.spacing)
+    with Reporter("preparing", len(allowed), quiet=settings.quiet, unit="scans/s") as reporter:
+        prepared = store.prepare(
+            name_modality(tuple(allowed), options.modality, start.metadata),
+            rule=start.rule,
+            workers=settings.workers or 0,
+            progress=lambda done, of: reporter.show(done),
+        )
+    return tuple(prepared.records)
 
 
 def _watching(settings: Settings, cohort: Cohort, options: FinetuneOptions) -> Settings:

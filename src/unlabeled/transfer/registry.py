@@ -11,6 +11,7 @@ from unlabeled.transfer.fewshot import FewShot
 from unlabeled.transfer.instances import Instances
 from unlabeled.transfer.label_transfer import LabelTransfer
 from unlabeled.transfer.localise import Localise
+from unlabeled.transfer.multitask import MultiTask
 from unlabeled.transfer.task import FinetuneOptions, Task, TaskName
 from unlabeled.transfer.tasks import Classify, Regress, Segment
 from unlabeled.transfer.zeroshot import ZeroShot
@@ -26,6 +27,7 @@ TASKS: Mapping[TaskName, type[Task]] = MappingProxyType(
         "few-shot": FewShot,
         "label-transfer": LabelTransfer,
         "zero-shot": ZeroShot,
+        "multi-task": MultiTask,
     }
 )
 

@@ -71,6 +71,7 @@ def build_task(
     index: Index,
     start: Start,
     options: FinetuneOptions,
+    studies: Sequence[Record] = (),
 ) -> tuple[Task, tuple[str, ...], LoadReport | None]:
     """Build the networks: fresh ones depend on the seed alone, pretrained ones are loaded and reported.
 
@@ -88,6 +89,8 @@ def build_task(
         Weights.
     options
         With encoder and dims resolved.
+    studies
+        Scans without labels, for a task that learns from them as well.
 
     Returns
     -------
@@ -115,6 +118,7 @@ def build_task(
             root=index.root,
             tensors=start.tensors or {},
             metadata=start.metadata,
+            studies=studies,
         )
         model = TASKS[task].build(given)
     if isinstance(model, Classes):

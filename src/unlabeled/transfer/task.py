@@ -38,6 +38,7 @@ TaskName: TypeAlias = Literal[
     "few-shot",
     "label-transfer",
     "zero-shot",
+    "multi-task",
 ]
 
 
@@ -77,6 +78,9 @@ class FinetuneOptions(SharedOptions):
         What to take of a pretraining: the encoder alone, or its decoder as well where it has carried one.
     warmup
         Share of the training in which the pretrained part stands still and the new part alone learns.
+    freeze
+        Whether a pretrained encoder stands still from beginning to end, its running statistics included, and the rest
+        alone learns; from scratch everything learns.
     encoder_lr_factor
         Learning rate of the pretrained part relative to the rest's.
     foreground
@@ -110,6 +114,11 @@ class FinetuneOptions(SharedOptions):
         Label-transfer alone: distance between voxels that are described, along each axis [voxel] (Blendowski et al.).
     neighbours
         Label-transfer alone: how many of the nearest labelled voxels vote (the leaves of Blendowski et al.).
+    studies
+        Multi-task alone: scans whose positions are learnt beside the labels; without it, all of the labelled folder but
+        those of validation and test subjects.
+    position_weight
+        Multi-task alone: weight of the positions' loss beside the labels' (ours: 1).
     split_seed
         Draws training, validation and test subjects where the data set does not say; apart from `seed`, so that
         runs with several seeds are tested on the same subjects.
@@ -128,6 +137,7 @@ class FinetuneOptions(SharedOptions):
     decoder: Literal["skip", "duc"] = "skip"
     carry: Literal["encoder", "all"] = "all"
     warmup: Probability = 0.0
+    freeze: Literal["none", "encoder"] = "none"
     encoder_lr_factor: Positive = 1.0
     foreground: Probability = 1 / 3
     augment: bool = True
@@ -142,6 +152,8 @@ class FinetuneOptions(SharedOptions):
     prompts: str = ""
     every: Count = 4
     neighbours: Count = 15
+    studies: str = ""
+    position_weight: NonNegative = 1.0
     split_seed: Whole = 0
 
 
@@ -175,6 +187,8 @@ class Given:
     tensors, metadata
         Weights to start from, by flat name (``encoder.*``, ``decoder.*``, ...), and what they say of themselves; empty
         from scratch.
+    studies
+        Scans without labels that a task learns from beside the labelled ones.
     """
 
     options: FinetuneOptions
@@ -186,6 +200,7 @@ class Given:
     root: Path = Path()
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    studies: Sequence[Record] = ()
 
 
 class Task(Method):
@@ -210,6 +225,7 @@ class Task(Method):
 
     kind: ClassVar[str]
     column: ClassVar[Literal["mask", "label", "target"]]  # of a manifest: what is learnt from
+    studies: ClassVar[bool] = False  # whether it learns from scans without labels as well
     gradients: ClassVar[bool] = True  # without, `fit` takes what it needs from the labelled scans
     mirrored: ClassVar[str] = (
         "left-right"  # axes that augmentation reverses, unless the person says
@@ -287,8 +303,11 @@ class Task(Method):
         ]
 
     def phases(self) -> tuple[Phase, ...]:
-        """Train the fresh part alone for the warm-up's share, then everything."""
+        """Train the fresh part alone for the warm-up's share, then everything; or all but a frozen encoder."""
         feed = {"scans": Feed(self.views, self.options.batch_size, self.needs.unit)}
+        if self.options.freeze == "encoder" and self.loaded:
+            rest = [part for name, part in self.named_children() if name != "encoder"]
+            return (Phase("finetune", self._step_frozen, {"main": rest}, feed),)
         whole = Phase("finetune", self.step, {"main": [self]}, feed, 1 - self.options.warmup)
         if self.options.warmup == 0 or not self.loaded:
             return (replace(whole, share=1.0),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,7 @@ class Segment(Masks):
     """
 
     kind = "segment"
+    beside: ClassVar[int] = 0  # outputs of another head, behind those of the classes
     mirrored = "all"
     monitor = Monitor("dice", "higher")
 
@@ -89,9 +90,8 @@ class Segment(Masks):
     ) -> None:
         super().__init__(options, encoder, quiet=quiet)
         self.classes = classes
-        self.decoder = build_decoder(
-            encoder, out_channels=len(classes.values), kind=options.decoder
-        )
+        outputs = len(classes.values) + self.beside
+        self.decoder = build_decoder(encoder, out_channels=outputs, kind=options.decoder)
 
     @classmethod
     def build(cls, given: Given) -> Self:
