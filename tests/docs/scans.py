@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from shapes import write_shapes
 
 from unlabeled.demo.frames import frame, instrument, write_frames
 from unlabeled.demo.modalities import write_modalities
+from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.subjects import write_subject
 
@@ -172,6 +174,21 @@ def write_brain(place: Path) -> None:
     write_subject(place.parent, voxels=12, edge=32, **sizes).rename(place)
 
 
+def write_labelled_hearts(place: Path) -> None:
+    """Studies of hearts, their short-axis stacks with masks; a manifest."""
+    size = {"edge": 32, "pixel": 5.0, "slices": 4}
+    folder = place.with_suffix("")
+    made = write_hearts(folder, studies=6, seed=2, labelled=True, **size)
+    with made.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    splits = ("train", "train", "train", "train", "val", "test")
+    for number, row in enumerate(rows):
+        row["image"] = f"{folder.name}/{row['image']}"
+        row["mask"] = row["mask"] and f"{folder.name}/{row['mask']}"
+        row["split"] = splits[number // 3]
+    write_manifest(place, rows)
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "brain": write_brain,
     "classes": write_classes,
@@ -181,8 +198,10 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "ct": write_ct,
     "few-shot": write_few_shot,
     "few-shot-ct": lambda place: write_few_shot(place, "ct"),
+    "hearts": lambda place: write_hearts(place, studies=4, edge=32, pixel=5.0, slices=4) and None,
     "frames": lambda place: write_frames(place, each=2) and None,
     "instruments": write_instruments,
+    "labelled-hearts": write_labelled_hearts,
     "labelled-nuclei": write_labelled_nuclei,
     "labelled-volumes": write_labelled_volumes,
     "masked": write_masked,
