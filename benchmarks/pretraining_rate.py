@@ -25,6 +25,7 @@ from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Unit
 from unlabeled.demo.frames import write_frames
 from unlabeled.demo.modalities import write_modalities
+from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
@@ -38,6 +39,14 @@ from unlabeled.training.settings import Settings, make_fabric
 
 REPORT = "Small left pleural effusion with adjacent atelectasis. No pneumothorax is seen.\n1. Heart size is normal."
 SMALL = {
+    "anatomical-position 2D unet": (
+        2,
+        {"encoder": "unet", "patch_size": (96, 96), "batch_size": 2},
+    ),
+    "anatomical-position 2D resenc-tiny": (
+        2,
+        {"encoder": "resenc-tiny", "patch_size": (96, 96), "batch_size": 8},
+    ),
     "body-part-recognition 2D resenc-tiny": (
         2,
         {"encoder": "resenc-tiny", "patch_size": (96, 96), "spacing": None, "batch_size": 8},
@@ -184,6 +193,7 @@ SMALL = {
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 2}),
 }
 FULL = {
+    "anatomical-position 2D unet": (2, {}),
     "body-part-recognition 2D resnet18": (2, {"spacing": None}),
     "context-restoration 2D unet": (2, {"patch_size": (224, 288)}),
     "endoscopic-recolorization 2D resenc-l": (2, {"encoder": "resenc-l"}),
@@ -218,6 +228,8 @@ FULL = {
 PER_SCAN = 64
 #: methods that learn from pictures and a brain's responses to them
 BRAINS = {"fmri-reconstruction"}
+#: methods that learn from studies with planes of several views
+HEARTS = {"anatomical-position"}
 #: patches that a scan must hold side by side, where that is more than one: by slug
 PATCHES_ALONG = {"rubiks-cube": 2, "rubiks-cube-plus": 2}
 
@@ -308,6 +320,9 @@ def main() -> None:
             elif slug in BRAINS:
                 sizes = {"tested": 20, "voxels": options.voxels, "edge": options.patch_size[0]}
                 scans = write_subject(Path(place, slug), **sizes)
+            elif slug in HEARTS:
+                size = {"edge": edge, "pixel": 180 / edge, "slices": 10}
+                scans = write_hearts(Path(place, slug), studies=8, **size)
             elif kind.needs.colour:
                 scans = write_frames(Path(place, slug), edge=edge)
             elif not scans.exists():

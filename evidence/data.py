@@ -30,6 +30,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "chest-xray-notes-masks": _notes,
         "brain-tumour-mri": _tumours,
         "cardiac-cine-mri": _cardiac,
+        "cardiac-cine-mri--planes": _planes,
         "colonoscopy": _colonoscopy,
         "nuclei": _nuclei,
         "skin-lesions": _skin,
@@ -158,6 +159,16 @@ def _cardiac(source: Path, place: Path) -> tuple[Path, Path]:
         for phase, part in enumerate(("train", "val", "test", "test", "test"))
     ]
     return _manifest(place / "scans.csv", unlabelled), _manifest(place / "labelled.csv", rows)
+
+
+def _planes(source: Path, place: Path) -> tuple[Path, Path]:
+    """The same, the long-axis stack of each of the first two phases beside it: its planes cut the short-axis slices."""
+    short, labelled = _cardiac(source, place)
+    long = source / "pig_gip17_lax_cine.nii.gz"
+    with short.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    beside = [{**row, "image": str(long.resolve())} for row in rows]
+    return _manifest(place / "studies.csv", [*rows, *beside]), labelled
 
 
 def _tumours(source: Path, place: Path) -> tuple[Path, Path]:
