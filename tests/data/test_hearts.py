@@ -13,13 +13,13 @@ from unlabeled.data.hearts import (
     Heart,
     HeartViews,
     Toward,
-    slice_axis,
     studies,
     view_named,
 )
 from unlabeled.data.index import index_scans
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.planes import ParallelPlanesError, Plane
+from unlabeled.data.slices import slice_axis
 from unlabeled.data.store import Store
 from unlabeled.demo.hearts import draw_body, view, write_hearts
 from unlabeled.demo.phantoms import write_manifest

@@ -6,23 +6,20 @@ world of the patient, never by how an image lies in its file.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from unlabeled.data.formats.geometry import axes_to_ras, spacing_of
+from unlabeled.data.landmarks import Triple, read_landmarks
 from unlabeled.data.planes import Plane, Vector, cut, meet
+from unlabeled.data.slices import slice_axis
 from unlabeled.data.store import Record
-from unlabeled.errors import DataError, OptionError, ScanError
+from unlabeled.errors import ScanError
 
 View: TypeAlias = Literal["short-axis", "2-chamber", "4-chamber"]
-Triple: TypeAlias = tuple[float, float, float]
 
 VIEWS: tuple[View, ...] = ("short-axis", "2-chamber", "4-chamber")
 _NAMED = {
@@ -32,10 +29,8 @@ _NAMED = {
     "other": r"(la.?)?3.?(ch|chamber)|lvot|rvot",
 }
 _STACK = 3  # planes that make a stack
-_THICKER = 1.2  # times the next longest edge of a voxel: a stack's slices lie that way
 _UPRIGHT = 0.26  # cosine between a long-axis plane's normal and the short-axis one's, at most: 75 degrees apart
 _UNCLEAR = 0.1  # cosine below which no side of a line can be told
-_COLUMNS = ("study", "lv_x", "lv_y", "lv_z", "rv_x", "rv_y", "rv_z")
 
 
 @dataclass(frozen=True)
@@ -260,7 +255,7 @@ class HeartViews:
         middle = np.mean([each.plane.middle for each in short], axis=0)
         across = _nearest(short, middle).plane
         toward = Toward()
-        marked = _read_landmarks(self.landmarks) if self.landmarks else {}
+        marked = read_landmarks(self.landmarks) if self.landmarks else {}
         points = marked.get(study[0].study) or marked.get(study[0].subject)
         if points is not None:
             left, right = (np.asarray(point) for point in points)
@@ -313,21 +308,6 @@ def studies(records: Sequence[Record]) -> dict[str, list[Record]]:
         name = f"{record.subject}/{record.study}" if told else record.study or record.subject
         found.setdefault(name, []).append(record)
     return found
-
-
-def slice_axis(record: Record) -> int:
-    """Find the axis of a volume along which its slices are counted: that of the longest voxel edge, else the file's third.
-
-    2 for a picture.
-    """
-    affine = record.grid.affine
-    if record.dims == 2 or affine is None:
-        return 2
-    edges = spacing_of(affine)
-    longest = int(np.argmax(edges))
-    thick = edges[longest] > _THICKER * sorted(edges)[1]
-    order, _ = axes_to_ras(affine)
-    return order.index(longest if thick else 2)
 
 
 def view_named(name: str) -> str:
@@ -386,7 +366,7 @@ def _long_axes(
     bundles: Mapping[str, list[_Slice]], short: Plane, toward: Toward
 ) -> dict[str, list[_Slice]]:
     """Tell the two long axes apart: by name, else by the line in which they cut the short-axis plane."""
-    long = {name: bundles[name] for name in VIEWS[1:] if name in bundles}
+    long: dict[str, list[_Slice]] = {name: bundles[name] for name in VIEWS[1:] if name in bundles}
     leans: dict[str, float] = {}
     for name, slices in bundles.items():
         plane = slices[0].plane
@@ -414,35 +394,3 @@ def _height(each: _Slice) -> float:
 
 def _nearest(slices: Sequence[_Slice], point: Vector) -> _Slice:
     return min(slices, key=lambda each: abs(each.plane.distance(point)))
-
-
-@lru_cache(maxsize=4)
-def _read_landmarks(file: str) -> Mapping[str, tuple[Triple, Triple]]:
-    """Read a point in either ventricle by study.
-
-    Raises
-    ------
-    OptionError
-        There is no such file.
-    DataError
-        A column or a number is missing.
-    """
-    path = Path(file)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            rows = list(csv.DictReader(opened))
-    except OSError as fault:
-        raise OptionError(
-            f"--landmarks {file} cannot be read: {fault.strerror}", "Give a CSV file."
-        ) from fault
-    marked = {}
-    for line, row in enumerate(rows, start=2):
-        try:
-            lx, ly, lz, rx, ry, rz = (float(row[name]) for name in _COLUMNS[1:])
-            marked[row["study"]] = ((lx, ly, lz), (rx, ry, rz))
-        except (KeyError, TypeError, ValueError) as fault:
-            raise DataError(
-                f"{file}, line {line}: {', '.join(_COLUMNS)} are not all there as numbers [mm]",
-                f"Write the header {','.join(_COLUMNS)} and one row a study.",
-            ) from fault
-    return marked

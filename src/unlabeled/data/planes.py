@@ -124,7 +124,8 @@ class Plane:
     def normal(self) -> Vector:
         """Direction in which no pixel lies, of length 1."""
         upright = np.cross(self.first, self.second)
-        return upright / np.linalg.norm(upright)
+        normal: Vector = upright / np.linalg.norm(upright)
+        return normal
 
     @property
     def middle(self) -> Vector:

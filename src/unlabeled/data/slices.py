@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from unlabeled.data.formats.geometry import axes_to_ras, spacing_of
 from unlabeled.data.record import Record, _overlap
 from unlabeled.data.sampling import centre_start, draw_start
 from unlabeled.errors import DataError
 
 THICK = 1.5  # times a pixel's edge: slices that are thicker are those that were acquired
+THICKER = 1.2  # times the next longest edge of a voxel: a stack's slices lie that way
 
 
 class Slice(NamedTuple):
@@ -45,6 +47,21 @@ class Slice(NamedTuple):
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         flat = self.record.dims == 2
         return (*start, *(() if flat else (self.plane,))), (*size, *(() if flat else (1,)))
+
+
+def slice_axis(record: Record) -> int:
+    """Find the axis of a volume along which its slices are counted: that of the longest voxel edge, else the file's third.
+
+    2 for a picture.
+    """
+    affine = record.grid.affine
+    if record.dims == 2 or affine is None:
+        return 2
+    edges = spacing_of(affine)
+    longest = int(np.argmax(edges))
+    thick = edges[longest] > THICKER * sorted(edges)[1]
+    order, _ = axes_to_ras(affine)
+    return order.index(longest if thick else 2)
 
 
 def flat_axis(record: Record) -> int:

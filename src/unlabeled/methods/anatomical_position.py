@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from unlabeled.data.hearts import HeartImage, HeartViews, View, slice_axis, view_named
+from unlabeled.data.hearts import HeartImage, HeartViews, View, view_named
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Source, Unit
+from unlabeled.data.slices import slice_axis
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError, ScanError
 from unlabeled.losses.segmentation import box_dice, dice_cross_entropy
@@ -220,10 +221,9 @@ class AnatomicalPosition(Method):
         places = range(record.space[across]) if record.dims == 3 else range(1)
         read = [read_plane(record, across, place, self.patch) for place in places]
         images = torch.stack([image for image, _ in read])
-        parts = images.split(BATCH)
+        parts = [images[begin : begin + BATCH] for begin in range(0, len(images), BATCH)]
         found = torch.cat([self.locate(part.to(device)).argmax(1).cpu() for part in parts])
-        middle = len(read) // 2
-        shown = coloured(images[middle, None], found[middle, None])
+        shown = coloured(images[len(read) // 2, None], found[len(read) // 2, None])
         where = (found == 1).nonzero().double()
         points = {}
         if len(where):
