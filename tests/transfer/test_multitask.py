@@ -194,3 +194,17 @@ def test_flat_networks_see_a_stack_slice_by_slice(hearts, tmp_path):
         with torch.no_grad():
             alone = task(slices[2][None, None])[0]
         np.testing.assert_allclose(logits.select(across + 1, 2), alone, atol=1e-4)
+
+
+def test_only_what_was_loaded_is_frozen(records):
+    """From scratch everything learns, though --freeze is given: fresh weights that stand still would be noise."""
+    options = FinetuneOptions(dims=2, freeze="encoder", **SMALL)
+    labelled = [record for record in records if record.mask is not None]
+    encoder = build_encoder("resenc-tiny", dims=2)
+    task = Segment.build(Given(options=options, encoder=encoder, records=labelled, train=labelled))
+    (phase,) = task.phases()
+    assert list(phase.trains["main"]) == [task]
+    task.loaded = frozenset({"encoder.stem"})
+    (phase,) = task.phases()
+    assert encoder not in list(phase.trains["main"])
+    assert task.decoder in list(phase.trains["main"])
