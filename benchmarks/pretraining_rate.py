@@ -24,8 +24,8 @@ from _common import keep
 from unlabeled.data.index import index_scans
 from unlabeled.data.scan import Unit
 from unlabeled.demo.frames import write_frames
-from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.hearts import write_hearts
+from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase

@@ -9,8 +9,8 @@ from typing import Any
 from shapes import write_shapes
 
 from unlabeled.demo.frames import write_frames
-from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.hearts import write_hearts
+from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
@@ -108,6 +108,8 @@ def write_labelled(folder: Path, dims: int) -> Path:
     manifest = folder / "labelled.csv"
     manifest.write_text("\n".join(["image,mask", *rows]) + "\n")
     return manifest
+
+
 def write_contrasts(folder: Path, dims: int) -> Path:
     """Write six small patients in two registered contrasts; give the manifest."""
     return write_modalities(folder, patients=6, shape=(20, 20, 12))

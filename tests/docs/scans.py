@@ -13,8 +13,8 @@ from PIL import Image
 from shapes import write_shapes
 
 from unlabeled.demo.frames import frame, instrument, write_frames
-from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.hearts import write_hearts
+from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.subjects import write_subject
 

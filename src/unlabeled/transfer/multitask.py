@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from unlabeled.data.hearts import HeartImage
+from unlabeled.data.labels import Labels, find_labels
 from unlabeled.data.scan import Unit
 from unlabeled.errors import DataError, OptionError
 from unlabeled.losses.segmentation import box_dice, dice_cross_entropy
@@ -17,7 +18,6 @@ from unlabeled.methods._base import Feed, Phase, Update
 from unlabeled.methods.anatomical_position import Options as PositionOptions
 from unlabeled.nn.decoders import fit
 from unlabeled.nn.encoders import Encoder
-from unlabeled.transfer.labels import Labels, find_labels
 from unlabeled.transfer.task import FinetuneOptions, Given, Patch
 from unlabeled.transfer.tasks import Segment, unit_range
 from unlabeled.transforms.positions import (
