@@ -47,6 +47,18 @@ def test_every_column_is_read(scans):
     assert (source.level, source.boxes, source.frame) == ("L4", "1 2 3 4", 0)
 
 
+def test_positions_are_three_numbers_or_nine(scans):
+    text = 'image,position\na.png,1 2 -3.5\nb.png,"0,0;0 4,0,0 0,0,3"\nc.png,1 2\n'
+    index = index_scans(write(scans, text))
+    assert [source.position for source in index.sources] == [
+        (1.0, 2.0, -3.5),
+        (0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 3.0),
+    ]
+    (row,) = index.quarantine
+    assert "neither three numbers nor nine" in row.reason
+    assert "ox oy oz" in row.remedy
+
+
 def test_jsonl_and_parquet_say_the_same_as_csv(scans):
     rows = [
         {"image": ["a.png", "b.png"], "target": 2, "subject": "p"},

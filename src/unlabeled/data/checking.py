@@ -14,7 +14,7 @@ from unlabeled.data.headers import Seen, look_at_all
 from unlabeled.data.scan import Index, Quarantined
 
 EXAMPLES = 3
-_COLUMNS = ("report", "level", "boxes", "time", "mask", "label", "target", "frame")
+_COLUMNS = ("report", "level", "boxes", "time", "mask", "label", "target", "frame", "position")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

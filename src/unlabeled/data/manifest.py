@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ COLUMNS = (
     "frame",
     "response",
     "region",
+    "position",
 )
 LABELS = ("mask", "label", "target")
 _REPORT_SUFFIXES = (".txt", ".md")
@@ -238,6 +240,7 @@ def _source(
         frame=None if frame is None else int(frame),
         responses=responses,
         region=_scan_file(folder, region, "region", cache) if region else None,
+        position=_position(cells.get("position")),
     )
 
 
@@ -359,6 +362,22 @@ def _number(cells: dict[str, str], column: str) -> float | None:
             f"has the {column} {text[:40]!r}, which is no number", "Give a number or nothing."
         )
     return value
+
+
+def _position(text: str | None) -> tuple[float, ...] | None:
+    """Read where a section lies: three numbers or nine, with blanks, commas or semicolons between them."""
+    if not text:
+        return None
+    try:
+        numbers = tuple(float(word) for word in re.split(r"[\s,;]+", text))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (3, 9) or not all(map(math.isfinite, numbers)):
+        raise _RowError(
+            f"has the position {text[:40]!r}, which is neither three numbers nor nine",
+            "Give x y z of a patch, or origin, width and height of a section: ox oy oz ux uy uz vx vy vz.",
+        )
+    return numbers
 
 
 def _report(folder: Path, text: str | None) -> str | None:

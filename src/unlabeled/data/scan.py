@@ -85,6 +85,9 @@ class Source:
         knows is a scan of its own, whose channel is the first run.
     region
         Mask of the voxels of the responses, where the runs are volumes; without it, all voxels.
+    position
+        Where a section lies in its brain: three numbers, the position of a small patch; or nine, its plane: the origin,
+        and the edges along its width and its height.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Source:
     frame: int | None = None
     responses: tuple[Recording, ...] = ()
     region: ScanFile | None = None
+    position: tuple[float, ...] | None = None
 
     @property
     def is_response(self) -> bool:
