@@ -31,6 +31,7 @@ _NAMES = (
     "caffenet",
     "context-cnn",
     "asym-unet",
+    "section-cnn",
     "sononet-16",
     "sononet-32",
     "sononet-64",
@@ -119,6 +120,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ``caffenet``     CaffeNet's first layer at stride 2 and two strided convolutions: predicts a brain's responses
     ``context-cnn``  six small convolutions without padding: 42 x 42 samples of three planes become 64 numbers
     ``asym-unet``    the contracting half of a U-Net with dilated convolutions, whose way up ends early
+    ``section-cnn``  thirteen convolutions in six blocks, without padding where patches of sections are described
     ``sononet-64``   SonoNet, the convolutions of VGG-16 with normalisation; ``-32``, ``-16``: with fewer channels
     ===============  ==============================================================================================
 
@@ -180,6 +182,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.asymmetric import AsymmetricEncoder
 
         return AsymmetricEncoder(dims=dims, in_channels=in_channels)
+    if family == "section":
+        from unlabeled.nn.section_cnn import SectionCNN
+
+        return SectionCNN(dims=dims, in_channels=in_channels)
     if family == "sononet":
         from unlabeled.nn.sononet import SonoNetEncoder
 
