@@ -170,7 +170,7 @@ class Needs:
         Axes of space that the method can work on.
     metadata
         Columns that every scan must have: ``spacing``, ``affine``, ``report``, ``level``, ``boxes``, ``time``,
-        ``mask``, ``label``, ``target``.
+        ``mask``, ``label``, ``target``, ``position``.
     some
         Columns that at least one scan must have.
     volumes
@@ -245,7 +245,9 @@ class Method(nn.Module, ABC):
     ] = {}  # what fidelity="official" reproduces and "clean" mends
     makes: ClassVar[str] = ""  # what `product` gives, in words; empty where it gives nothing
     in_channels: ClassVar[int | None] = None  # of the encoder; None: as many as the scans have
-    holds_out: ClassVar[Literal["subject", "scan"]] = "subject"  # whole ones, or scans of one
+    holds_out: ClassVar[Literal["subject", "scan", "section"]] = (
+        "subject"  # or scans of one, or studies
+    )
 
     options: SharedOptions
     encoder: Encoder

@@ -115,13 +115,14 @@ def split_records(
     seed: int,
     fewest: int = 1,
     *,
-    by: Literal["subject", "scan"] = "subject",
+    by: Literal["subject", "scan", "section"] = "subject",
     splits: Sequence[str] = ("train",),
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Hold out a tenth of the subjects for the pretext score, unless a manifest names validation scans.
 
     Scans whose manifest says ``test`` are not seen unless `splits` names it, and are never held out; a single subject
-    leaves nothing to hold out, unless scans are held out one `by` one.  At least `fewest` are held out, but never more
+    leaves nothing to hold out, unless scans are held out one `by` one, or section by section: all scans of a study
+    that is not the whole subject.  At least `fewest` are held out, but never more
     than half of them.
 
     Raises
@@ -138,6 +139,8 @@ def split_records(
         )
 
     def owner(record: Record) -> str:
+        if by == "section" and record.study != record.subject:
+            return record.study
         return record.subject if by == "subject" else record.source.name
 
     subjects = sorted({owner(record) for record in training if record.source.split != "test"})
