@@ -10,15 +10,15 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
-from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
 from torch import Generator, rand
 
 from unlabeled.data.record import Record
-from unlabeled.data.surfaces import Surface, geodesics
 
 TISSUE = "tissue"  # name among the extras of a scan: percent of tissue of every block
 BLOCK = 8  # edge of a block [pixel]
 _STRIP = 512  # rows of a mask that are read at once
+_MEASURED = 2000  # places between which the largest distance is looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +145,14 @@ class Places:
             return float(self.along[one.number, other.number])
         return float(np.linalg.norm(one.position - other.position))
 
+    @property
+    def largest(self) -> float:
+        """The largest distance between places; on large brains, between some of them."""
+        if self.along is not None:
+            return float(self.along[np.isfinite(self.along)].max())
+        some = self.positions[:: max(1, len(self) // _MEASURED)]
+        return float(pdist(some).max()) if len(some) > 1 else 0.0
+
     def _place(self, share: float, aside: tuple[float, float], first: int, stop: int) -> Place:
         before = self.ends[first - 1] if first else 0.0
         wanted = before + share * (self.ends[stop - 1] - before)
@@ -200,80 +208,6 @@ def gather_places(
         np.concatenate(positions),
         np.concatenate(areas).cumsum(),
         jitter=0.0 if all(plane.is_point for plane in planes) else BLOCK / 2,
-    )
-
-
-def gather_on_surface(
-    records: Sequence[Record],
-    surface: Surface,
-    *,
-    patch: tuple[int, int],
-    least: float,
-    cortex: Literal["tissue", "mask", "depth"],
-    count: int,
-    reach: float,
-    seed: int,
-    inflated: Surface | None = None,
-    straight: bool = False,
-) -> Places:
-    """Draw vertices of a surface evenly over its area, and cut each on the section nearest to it.
-
-    Patches that are known by a single position stand for the vertex nearest to them.
-
-    Parameters
-    ----------
-    records, patch, least, cortex
-        As in `gather_places`.
-    surface, inflated
-        The brain's surface, and the same blown up, whose positions are then given.
-    count
-        Vertices that are drawn, before those far from every section are left out.
-    reach
-        Farthest that a vertex may lie from a section.
-    seed
-        Of the drawing.
-    straight
-        Whether distances are straight ones, on the inflated surface, rather than along the surface.
-    """
-    planes = tuple(Plane.of(record) for record in records)
-    if all(plane.is_point for plane in planes):
-        centres = np.stack([plane.frame[0] for plane in planes])
-        off, chosen = cKDTree(surface.vertices).query(centres)
-        if len(centres) > count:  # a matrix of all distances must fit into memory
-            some = np.sort(np.random.default_rng(seed).choice(len(centres), count, replace=False))
-        else:
-            some = np.arange(len(centres))
-        section = some[off[some] <= reach]
-        chosen = np.asarray(chosen)[section]
-        at = np.array([[(edge - 1) / 2 for edge in planes[n].space] for n in section])
-        at = at.reshape(-1, 2)
-    else:
-        chosen = surface.draw(count, seed)
-        projected = [plane.project(surface.vertices[chosen]) for plane in planes]
-        section = np.stack([off for _, off in projected]).argmin(0)
-        at = np.stack([where for where, _ in projected])[section, np.arange(len(chosen))]
-        off = np.stack([off for _, off in projected]).min(0)
-        kept = off <= reach
-        for number, (record, plane) in enumerate(zip(records, planes, strict=True)):
-            mine = kept & (section == number)
-            if mine.any() and not plane.is_point:
-                inside = ((at[mine] >= -0.5) & (at[mine] < np.array(plane.space) - 0.5)).all(1)
-                blocks = allowed(record, patch, least, cortex)
-                where = ((at[mine] + 0.5) // BLOCK).astype(np.int64)
-                where = where.clip(0, np.array(blocks.shape) - 1)
-                kept[mine] = inside & blocks[where[:, 0], where[:, 1]]
-        chosen, section, at = chosen[kept], section[kept], at[kept]
-    order = np.argsort(section, kind="stable")
-    chosen, section, at = chosen[order], section[order], at[order]
-    shown = surface if inflated is None else inflated
-    return Places(
-        tuple(records),
-        planes,
-        section,
-        at,
-        shown.vertices[chosen],
-        np.arange(1.0, len(chosen) + 1),
-        along=None if straight else geodesics(surface, chosen),
     )
 
 

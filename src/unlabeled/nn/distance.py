@@ -77,3 +77,14 @@ class DistanceHead(nn.Module):
             return apart.sum(1)
         weighted: Tensor = self.weights(apart)
         return weighted.squeeze(1)
+
+
+def pearson(found: Tensor, true: Tensor) -> Tensor:
+    """Correlate two rows of numbers; 0 where one of them does not change.
+
+    >>> pearson(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 6.0]))
+    tensor(1.0000)
+    """
+    one, other = found - found.mean(), true - true.mean()
+    length = one.norm() * other.norm()
+    return (one * other).sum() / length if length > 0 else length

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unlabeled.data.record import Record
+
 CELLS = 25  # edge of the map of depth that the angle is taken of (official code)
 SHARE = CELLS * 32 / 1019  # of a patch that it covers: 64 um a cell, 2 um a pixel (official code)
 
@@ -60,3 +62,29 @@ def turned(image: Tensor, angle: float, edges: Sequence[int]) -> Tensor:
         [at_column * (2 / max(1, columns - 1)), at_row * (2 / max(1, rows - 1))], dim=-1
     )
     return F.grid_sample(image[None], grid[None], align_corners=True, padding_mode="zeros")[0]
+
+
+def cut_turned(
+    section: Record, at: tuple[float, float], edges: tuple[int, int], angle: float
+) -> Tensor:
+    """Cut a patch about a place of a section, ``channel *edges``, turned by an angle [radian]; 0 leaves pixels as they are."""
+    if not angle:
+        return section.patch(_start(at, edges), edges)
+    whole = larger(edges)
+    return turned(section.patch(_start(at, whole), whole), angle, edges)
+
+
+def depth_about(
+    section: Record, at: tuple[float, float], patch: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Read the map of depth about a place, ``25 25``: the same share of a patch whatever its pixels."""
+    edges = tuple(max(CELLS, round(SHARE * edge)) for edge in patch)
+    whole = section.mask_patch(_start(at, edges), edges).numpy()
+    rows, columns = (np.linspace(0, edge - 1, CELLS).round().astype(np.int64) for edge in edges)
+    cells: NDArray[np.int64] = whole[np.ix_(rows, columns)]
+    return cells
+
+
+def _start(at: tuple[float, float], edges: Sequence[int]) -> tuple[int, ...]:
+    """Give the first pixel of a patch whose middle is nearest to a place."""
+    return tuple(round(middle - (edge - 1) / 2) for middle, edge in zip(at, edges, strict=True))
