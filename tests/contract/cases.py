@@ -12,6 +12,7 @@ from unlabeled.demo.frames import write_frames
 from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
+from unlabeled.demo.sections import write_sections
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
@@ -75,6 +76,7 @@ OWN: dict[str, dict[str, Any]] = {
         "features": 8,
         "head_width": 16,
     },
+    "cytoarchitectonic-siamese": {"features": 8, "patch_size": (24, 24), "scale": 4.0},
     "rubiks-cube-volume-wise": {"side": 4, "critic_width": 4, "critic_layers": 1},
 }
 
@@ -134,6 +136,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "fmri-reconstruction": write_brain,
     "body-part-recognition": write_volumes,
     "contrastive-rendering": write_labelled,
+    "cytoarchitectonic-siamese": lambda folder, dims: write_sections(folder, sections=6, radius=30),
     "endoscopic-recolorization": lambda folder, dims: write_frames(folder),
     "gloria": write_reports,
     "global-local-contrast": write_volumes,

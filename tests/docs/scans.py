@@ -16,10 +16,22 @@ from unlabeled.demo.frames import frame, instrument, write_frames
 from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
+from unlabeled.demo.sections import half_cylinder, write_sections
 from unlabeled.demo.subjects import write_subject
 
 CUBE = (20, 20, 20)
 SPLITS = ("train", "train", "train", "train", "val", "val", "test", "test")
+
+
+def write_brain_sections(place: Path) -> None:
+    """Sections of a phantom cortex; their manifest."""
+    write_sections(place.parent, sections=6, radius=40)
+
+
+def write_surface(place: Path) -> None:
+    """The surface of the same phantom."""
+    surface = half_cylinder()
+    np.savez(place, vertices=surface.vertices, triangles=surface.triangles)
 
 
 def write_volumes(place: Path) -> None:
@@ -210,5 +222,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "places": write_places,
     "prompts": write_prompts,
     "reports": write_reports,
+    "sections": write_brain_sections,
+    "surface": write_surface,
     "volumes": write_volumes,
 }
