@@ -172,6 +172,10 @@ SMALL = {
         {"patch_size": (32, 32, 16), "batch_size": 2, "segments": 12, "smallest_region": 200},
     ),
     "volume-context 2D context-cnn": (2, {"patch_size": (42, 42), "batch_size": 8}),
+    "cytoarchitectonic-siamese 2D resnet18": (
+        2,
+        {"encoder": "resnet18", "patch_size": (64, 64), "batch_size": 8, "least_tissue": 0.1},
+    ),
     "surrogate-supervision 2D resnet18": (
         2,
         {"encoder": "resnet18", "patch_size": (64, 64), "batch_size": 4},
@@ -220,12 +224,15 @@ FULL = {
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
     "volume-context 2D context-cnn": (2, {}),
+    "cytoarchitectonic-siamese 2D section-cnn": (2, {"least_tissue": 0.1}),
     "surrogate-supervision 2D resnet18": (2, {"patch_size": (224, 224), "batch_size": 64}),
     "surrogate-supervision 3D resnet18": (3, {"batch_size": 8}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
 }
 #: samples that a scan gives in an epoch
 PER_SCAN = 64
+#: where a section lies, for methods that ask: 10 units wide and high
+PLANE = (0.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 10.0, 0.0)
 #: methods that learn from pictures and a brain's responses to them
 BRAINS = {"fmri-reconstruction"}
 #: methods that learn from studies with planes of several views
@@ -332,6 +339,8 @@ def main() -> None:
             sources = index_scans(scans, labelled=labelled).sources
             if "report" in kind.needs.metadata:
                 sources = [replace(source, report=REPORT) for source in sources]
+            if "position" in kind.needs.metadata:
+                sources = [replace(source, position=PLANE) for source in sources]
             records = (
                 open_store(kind, options, Path(place, "cache"))
                 .prepare(sources, rule=kind.intensity(options))

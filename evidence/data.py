@@ -35,6 +35,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "nuclei": _nuclei,
         "skin-lesions": _skin,
         "fmri-digits": _digits,
+        "brain-sections": _sections,
     }[name]
     return made(data / name.partition("--")[0], place)
 
@@ -278,6 +279,32 @@ def _nuclei(source: Path, place: Path) -> tuple[Path, Path]:
             row = {column: str(path.relative_to(place)) for column, path in files.items()}
             rows.append({**row, "subject": name, "split": part})
     return place / "train" / "noisy", _manifest(place / "labelled.csv", rows)
+
+
+def _sections(source: Path, place: Path) -> tuple[Path, Path]:
+    """Sections of one brain with their planes, without every fifth; all of them with the place along the brain as target.
+
+    Each section stands for a subject, so that few can be labelled: figures say nothing about other brains.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with (source / "sections.csv").open(newline="") as file:
+        known = list(csv.DictReader(file))
+    numbers = ("ox", "oy", "oz", "ux", "uy", "uz", "vx", "vy", "vz")
+    unlabelled, rows = [], []
+    for number, row in enumerate(known):
+        image = str((source / row["file"]).resolve())
+        part = {2: "val", 4: "test"}.get(number % 5, "train")
+        o, u, v = (float(row[f"{name}y"]) for name in "ouv")
+        middle = o + (u + v) / 2  # from the back of the brain to the front [voxel of 25 um]
+        name = Path(row["file"]).stem
+        rows.append({"image": image, "target": f"{middle:.3f}", "subject": name, "split": part})
+        if part != "test":
+            position = " ".join(row[each] for each in numbers)
+            unlabelled.append(
+                {"image": image, "subject": "mouse", "split": part, "position": position}
+            )
+    scans = _manifest(place / "scans.csv", unlabelled)
+    return scans, _manifest(place / "labelled.csv", rows)
 
 
 def _unpack(source: Path, place: Path, parts: Sequence[str] = PARTS) -> None:
