@@ -445,7 +445,7 @@ PROOF = {
     "lr": 1e-3,
     "held_out_batches": 16,
     "samples_per_scan": 32,
-    "score_every": 10_000,
+    "score_every": 100,
 }
 
 
