@@ -74,6 +74,8 @@ class Source:
         One entry a registered modality; a plain scan has one.
     subject, study
         Who was scanned, on which visit: pseudonymous, unique within the index, never a DICOM name or id.
+    family
+        Whose scans belong on one side of a split beside the subject's own: co-twins; empty where nobody says.
     time
         Time of the study, in the manifest's own unit.
     modality
@@ -94,6 +96,7 @@ class Source:
     channels: tuple[ScanFile, ...]
     subject: str
     study: str = ""
+    family: str = ""
     time: float | None = None
     modality: str = ""
     split: str | None = None
@@ -107,6 +110,11 @@ class Source:
     responses: tuple[Recording, ...] = ()
     region: ScanFile | None = None
     position: tuple[float, ...] | None = None
+
+    @property
+    def kin(self) -> str:
+        """The family, or the subject alone: what a split keeps together."""
+        return f"family {self.family}" if self.family else self.subject
 
     @property
     def is_response(self) -> bool:

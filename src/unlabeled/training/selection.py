@@ -122,7 +122,7 @@ def split_records(
 
     Scans whose manifest says ``test`` are not seen unless `splits` names it, and are never held out; a single subject
     leaves nothing to hold out, unless scans are held out one `by` one, or section by section: all scans of a study
-    that is not the whole subject.  At least `fewest` are held out, but never more
+    that is not the whole subject.  A family counts as one subject.  At least `fewest` are held out, but never more
     than half of them.
 
     Raises
@@ -141,7 +141,7 @@ def split_records(
     def owner(record: Record) -> str:
         if by == "section" and record.study != record.subject:
             return record.study
-        return record.subject if by == "subject" else record.source.name
+        return record.source.kin if by == "subject" else record.source.name
 
     subjects = sorted({owner(record) for record in training if record.source.split != "test"})
     if held_out or len(subjects) < 2:
