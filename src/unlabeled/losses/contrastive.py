@@ -224,3 +224,25 @@ def _apply(function: type[torch.autograd.Function], *given: Tensor | float) -> T
 def _exact(rows: Tensor) -> Tensor:
     """Give rows in single precision, or double where they have it."""
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def margin_contrast(
+    first: Float[Tensor, "batch dim"],
+    second: Float[Tensor, "batch dim"],
+    same: Float[Tensor, " batch"],
+    margin: float = 1.0,
+) -> Float[Tensor, " batch"]:
+    """Draw equal pairs together and push unequal ones apart up to a margin, a term a pair.
+
+    ``same d^2 + (1 - same) max(0, margin - d)^2``, with d the Euclidean distance; a pair beyond the margin has no
+    gradient, and equal embeddings have a finite one.  Source: Hadsell et al., CVPR 2006, without its factor 1/2.
+
+    >>> one = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> other = torch.tensor([[0.6, 0.8], [0.6, 0.8]])
+    >>> margin_contrast(one, other, torch.tensor([1.0, 0.0]))
+    tensor([0.8000, 0.1351])
+    """
+    squared = (first.float() - second.float()).square().sum(1)
+    short = (margin - (squared + _SHORTEST).sqrt()).clamp(min=0)
+    same = same.float()
+    return same * squared + (1 - same) * short.square()
