@@ -35,6 +35,8 @@ _NAMES = (
     "sononet-16",
     "sononet-32",
     "sononet-64",
+    "thin-cnn",
+    "thin-cnn-16",
 )
 
 
@@ -122,6 +124,7 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
     ``asym-unet``    the contracting half of a U-Net with dilated convolutions, whose way up ends early
     ``section-cnn``  thirteen convolutions in six blocks, without padding where patches of sections are described
     ``sononet-64``   SonoNet, the convolutions of VGG-16 with normalisation; ``-32``, ``-16``: with fewer channels
+    ``thin-cnn``     four convolutions for a few thick slices along the first axis, none of which is skipped; ``-16``: narrow
     ===============  ==============================================================================================
 
     Parameters
@@ -190,6 +193,10 @@ def build_encoder(name: str, *, dims: int, in_channels: int = 1) -> Encoder:
         from unlabeled.nn.sononet import SonoNetEncoder
 
         return SonoNetEncoder(name, dims=dims, in_channels=in_channels)
+    if family == "thin":
+        from unlabeled.nn.thin_cnn import ThinCNN
+
+        return ThinCNN(name, dims=dims, in_channels=in_channels)
     if family == "landmark":
         from unlabeled.nn.landmark_cnn import LandmarkCNN
 
