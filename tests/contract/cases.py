@@ -13,6 +13,7 @@ from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.sections import write_sections
+from unlabeled.demo.spines import write_spines
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
@@ -52,6 +53,7 @@ OWN: dict[str, dict[str, Any]] = {
     "multimodal-puzzles": {"grid": 2, "features": 16},
     "models-genesis": {"shuffle_windows": 50, "lr": 0.1},
     "pcrl": {"queue": 24, "features": 16, "hole_size": 6, "shuffle_windows": 50},
+    "spinal-mri": {"encoder": "thin-cnn-16", "features": 8, "slice_shift": 0},
     "superpixel-fewshot": {"min_size": 30, "smallest_region": 10, "width": 16, "elastic": 2.0},
     "supervoxel-inpainting": {"segments": 27, "smallest_region": 40},
     "surrogate-supervision": {
@@ -122,6 +124,11 @@ def write_reports(folder: Path, dims: int) -> Path:
     return write_shapes(folder, 8)
 
 
+def write_visits(folder: Path, dims: int) -> Path:
+    """Write six people scanned twice, with boxes around three bodies each; give the manifest."""
+    return write_spines(folder, subjects=6, levels=3, dims=dims)
+
+
 def write_brain(folder: Path, dims: int) -> Path:
     """Write pictures, responses to some of them, and responses alone; give the manifest."""
     sizes = {"pairs": 12, "held_out": 4, "tested": 4, "loose": 8, "repeats": 3}
@@ -141,6 +148,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "gloria": write_reports,
     "global-local-contrast": write_volumes,
     "multimodal-puzzles": write_contrasts,
+    "spinal-mri": write_visits,
     "volume-context": write_volumes,
 }
 

@@ -17,6 +17,7 @@ from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.sections import half_cylinder, write_sections
+from unlabeled.demo.spines import write_spines
 from unlabeled.demo.subjects import write_subject
 
 CUBE = (20, 20, 20)
@@ -84,6 +85,42 @@ def write_places(place: Path) -> None:
             "image": f"{folder.name}/phantom-{number:03d}.nii.gz",
             "subject": f"l{number}",
             "target": -10 + number % 3,
+            "split": split,
+        }
+        for number, split in enumerate(SPLITS)
+    ]
+    write_manifest(place, rows)
+
+
+def write_spine_scans(place: Path) -> None:
+    """People scanned twice, with boxes around their vertebral bodies; a manifest among the scans."""
+    write_spines(place, subjects=6, levels=3)
+
+
+def write_visits(place: Path) -> None:
+    """Volumes of people at two visits each; a manifest."""
+    folder = place.with_suffix("")
+    write_patients(folder, patients=12, shape=CUBE, seed=5)
+    rows = [
+        {
+            "image": f"{folder.name}/phantom-{number:03d}.nii.gz",
+            "subject": f"v{number // 2}",
+            "study": f"visit {number % 2}",
+        }
+        for number in range(12)
+    ]
+    write_manifest(place, rows)
+
+
+def write_graded(place: Path) -> None:
+    """Volumes of two grades; a manifest."""
+    folder = place.with_suffix("")
+    write_patients(folder, patients=len(SPLITS), shape=CUBE, seed=6)
+    rows = [
+        {
+            "image": f"{folder.name}/phantom-{number:03d}.nii.gz",
+            "subject": f"g{number}",
+            "label": f"grade {number % 2 + 1}",
             "split": split,
         }
         for number, split in enumerate(SPLITS)
@@ -212,6 +249,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "few-shot-ct": lambda place: write_few_shot(place, "ct"),
     "hearts": lambda place: write_hearts(place, studies=4, edge=32, pixel=5.0, slices=4) and None,
     "frames": lambda place: write_frames(place, each=2) and None,
+    "graded": write_graded,
     "instruments": write_instruments,
     "labelled-hearts": write_labelled_hearts,
     "labelled-nuclei": write_labelled_nuclei,
@@ -224,5 +262,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "reports": write_reports,
     "sections": write_brain_sections,
     "surface": write_surface,
+    "spines": write_spine_scans,
+    "visits": write_visits,
     "volumes": write_volumes,
 }
