@@ -27,6 +27,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "hippocampus-mri": _hippocampus,
         "hippocampus-mri--heights": _heights,
         "chest-xray-longitudinal": _chest,
+        "chest-xray-longitudinal--visits": _visits,
         "chest-xray-notes-masks": _notes,
         "brain-tumour-mri": _tumours,
         "cardiac-cine-mri": _cardiac,
@@ -100,6 +101,25 @@ def _chest(source: Path, place: Path) -> tuple[Path, Path]:
     ]
     scans = _manifest(place / "scans.csv", unlabelled)
     return scans, _manifest(place / "labelled.csv", rows)
+
+
+def _visits(source: Path, place: Path) -> tuple[Path, Path]:
+    """The same; every training radiograph with its day and projection, so that people can be compared across days."""
+    _, labelled = _chest(source, place)
+    with (source / "images.csv").open(newline="") as file:
+        days = {row["image"]: row["admission_offset"] for row in csv.DictReader(file)}
+    with labelled.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    seen = [
+        {
+            "image": row["image"],
+            "subject": row["subject"],
+            "study": days[Path(row["image"]).name],
+            "modality": "XR",
+        }
+        for row in rows
+    ]
+    return _manifest(place / "visits.csv", seen), labelled
 
 
 def _notes(source: Path, place: Path) -> tuple[Path, Path]:
