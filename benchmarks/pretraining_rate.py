@@ -27,6 +27,7 @@ from unlabeled.demo.frames import write_frames
 from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
+from unlabeled.demo.spines import write_spines
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
 from unlabeled.methods._registry import find
@@ -171,6 +172,10 @@ SMALL = {
         3,
         {"patch_size": (32, 32, 16), "batch_size": 2, "segments": 12, "smallest_region": 200},
     ),
+    "spinal-mri 3D thin-cnn-16": (
+        3,
+        {"encoder": "thin-cnn-16", "patch_size": (5, 64, 64), "batch_size": 8},
+    ),
     "volume-context 2D context-cnn": (2, {"patch_size": (42, 42), "batch_size": 8}),
     "cytoarchitectonic-siamese 2D resnet18": (
         2,
@@ -223,6 +228,7 @@ FULL = {
     "rubiks-cube-volume-wise 3D unet": (3, {"patch_size": (112, 112, 112), "batch_size": 2}),
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
+    "spinal-mri 3D thin-cnn": (3, {"batch_size": 8}),
     "volume-context 2D context-cnn": (2, {}),
     "cytoarchitectonic-siamese 2D section-cnn": (2, {"least_tissue": 0.1}),
     "surrogate-supervision 2D resnet18": (2, {"patch_size": (224, 224), "batch_size": 64}),
@@ -237,6 +243,8 @@ PLANE = (0.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 10.0, 0.0)
 BRAINS = {"fmri-reconstruction"}
 #: methods that learn from studies with planes of several views
 HEARTS = {"anatomical-position"}
+#: methods that learn from people who were scanned again
+VISITS = {"spinal-mri"}
 #: patches that a scan must hold side by side, where that is more than one: by slug
 PATCHES_ALONG = {"rubiks-cube": 2, "rubiks-cube-plus": 2}
 
@@ -330,6 +338,8 @@ def main() -> None:
             elif slug in HEARTS:
                 size = {"edge": edge, "pixel": 180 / edge, "slices": 10}
                 scans = write_hearts(Path(place, slug), studies=8, **size)
+            elif slug in VISITS:
+                scans = write_spines(Path(place, slug), dims=dims)
             elif kind.needs.colour:
                 scans = write_frames(Path(place, slug), edge=edge)
             elif not scans.exists():
