@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unlabeled.data.fitness import judge
+from unlabeled.data.headers import look
 from unlabeled.data.index import index_scans
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.spines import LEVELS, write_spines
@@ -235,6 +237,16 @@ def test_must_have_10_scans_without_levels_or_boxes_are_named(tmp_path):
         run(tmp_path / "none", manifest, steps=1)
     assert "--pairing position" in refused.value.remedy
     assert not list((tmp_path / "none").glob("run/encoder*"))
+
+
+def test_lists_and_checks_go_by_levels_and_boxes(tmp_path):
+    assert {"level", "boxes"} <= set(SpinalMRI.needs.metadata)
+    bare = without(write_spines(tmp_path / "scans", subjects=3, levels=2), "boxes")
+    whole = write_spines(tmp_path / "more", subjects=3, levels=2)
+    for manifest, fits in ((bare, False), (whole, True)):
+        sources = index_scans(manifest).sources
+        judged = judge("spinal-mri", SpinalMRI.needs, [look(source) for source in sources])
+        assert judged.fits == fits
 
 
 @pytest.mark.parametrize("normalise", [False, True])

@@ -121,7 +121,7 @@ def require_fit(
             f"{slug} works in {able}, and this comparison in {dims}D",
             f"Give --dims {kind.needs.dims[0]} to compare in {kind.needs.dims[0]}D, or leave {slug} out.",
         )
-    fitness = judge(slug, kind.needs, seen)
+    fitness = judge(slug, kind.needs_with(options), seen)
     if seen and not fitness.fits:
         raise DataError(
             f"{slug} cannot learn from {index.root}: {'; '.join(fitness.reasons)}",

@@ -272,6 +272,14 @@ class Method(nn.Module, ABC):
         return None
 
     @classmethod
+    def needs_with(cls, options: Any) -> Needs:
+        """Say what it asks of the data under these options; `needs`, which lists and checks show, is what is usual.
+
+        What `require` refuses in words of its own need not be in it.
+        """
+        return cls.needs
+
+    @classmethod
     def require(cls, record: Record, options: Any) -> None:
         """Refuse one scan that `needs` lets pass and these options cannot use: it is left out and named, with why.
 

@@ -151,7 +151,9 @@ class Pair(NamedTuple):
 class SpinalMRI(Method):
     """One network sees two bodies of the same level and says whether they are of one person, and which level it is."""
 
-    needs: ClassVar[Needs] = Needs(unit=Unit.STUDY, dims=(2, 3), subjects=2, held_out=2)
+    needs: ClassVar[Needs] = Needs(
+        unit=Unit.STUDY, dims=(2, 3), metadata=("level", "boxes"), subjects=2, held_out=2
+    )
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("auc", "higher", chance="chance")
     keeps = "best"
@@ -183,6 +185,11 @@ class SpinalMRI(Method):
     def intensity(cls, options: SharedOptions) -> IntensityRule:
         """Scale every scan by itself, from the 1st to the 99th percentile."""
         return IntensityRule(percentiles=(1.0, 99.0))
+
+    @classmethod
+    def needs_with(cls, options: Any) -> Needs:
+        """Leave levels and boxes to `require`, which says how to write them and what else there is."""
+        return replace(cls.needs, metadata=())
 
     @classmethod
     def require(cls, record: Record, options: SharedOptions) -> None:

@@ -188,7 +188,7 @@ def carry_out(
     if job.init is not None:
         weights_file(job.init)
     index = index_scans(job.scans, cache=job.cache)
-    refuse_columns(slug, kind.needs, index)
+    refuse_columns(slug, kind.needs_with(options), index)
     with folder.opened(resume=settings.resume, again=job.again):
         prepared = prepare(
             kind, options, say_modality(index.sources, options.modality), settings, job.cache
@@ -355,7 +355,7 @@ def _select(
     """Leave out what does not go with the rest, and say how many axes the networks have."""
     left_out = [*index.quarantine, *prepared.quarantine]
     usable, dims = choose_dims(prepared.records, options.dims, kind.needs.dims, left_out)
-    usable = meet_needs(slug, kind.needs, usable, index, left_out)
+    usable = meet_needs(slug, kind.needs_with(options), usable, index, left_out)
     if kind.in_channels is None:
         usable = same_channels(usable, None, left_out)
     if not usable:
