@@ -190,6 +190,28 @@ def region_dice(
     }
 
 
+def foreground_loss(
+    logits: Float[Tensor, "*any"], truth: Float[Tensor, "*any"]
+) -> Float[Tensor, ""]:
+    """Sum of the mean cross entropy of one logit a voxel [nat] and one minus the soft Dice of everything at once.
+
+    >>> foreground_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))    # log 2 + 0.5
+    tensor(1.1931)
+    """
+    logits = logits.float()
+    cross = F.binary_cross_entropy_with_logits(logits, truth)
+    return cross + overlap_loss(logits.sigmoid(), truth, smooth=1e-6)
+
+
+def dice(found: Float[Tensor, "*any"], truth: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
+    """Dice of two regions of 0 and 1, of everything at once; of two empty ones 0 [0 to 1].
+
+    >>> dice(torch.tensor([1.0, 1, 0]), torch.tensor([0.0, 1, 1]))
+    tensor(0.5000)
+    """
+    return 1 - overlap_loss(found, truth, smooth=1e-6)
+
+
 def overlap_loss(
     likely: Float[Tensor, "*any"], truth: Float[Tensor, "*any"], *, smooth: float = 1.0
 ) -> Float[Tensor, ""]:
