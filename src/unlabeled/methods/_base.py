@@ -244,6 +244,9 @@ class Method(nn.Module, ABC):
         Mapping[str, str]
     ] = {}  # what fidelity="official" reproduces and "clean" mends
     makes: ClassVar[str] = ""  # what `product` gives, in words; empty where it gives nothing
+    compares: ClassVar[bool] = (
+        False  # whether `product` says how right it is where scans have masks
+    )
     in_channels: ClassVar[int | None] = None  # of the encoder; None: as many as the scans have
     holds_out: ClassVar[Literal["subject", "scan", "section"]] = (
         "subject"  # or scans of one, or studies

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unlabeled.data.formats import write_mask
 from unlabeled.data.index import index_scans
-from unlabeled.data.scan import Quarantined, say_modality
+from unlabeled.data.scan import Quarantined, Source, say_modality
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError, RunError, ScanError
 from unlabeled.options import Between
@@ -113,7 +113,9 @@ def predict(
     root = Path(cache) if cache else None
     index = index_scans(scans, cache=root)
     folder = _make_folder(Path(out))
-    bare = [replace(source, mask=None) for source in index.sources]  # a broken mask is no hindrance
+    bare: Sequence[Source] = index.sources
+    if not saved.compares:  # then a broken mask is no hindrance
+        bare = [replace(source, mask=None) for source in index.sources]
     store = saved.open_store(root)
     with Reporter("preparing", len(bare), quiet=quiet, unit="scans/s") as reporter:
         prepared = store.prepare(

@@ -49,6 +49,11 @@ class SavedMethod:
     metadata: Mapping[str, Any]
 
     @property
+    def compares(self) -> bool:
+        """Whether its method says how right it is where scans have masks."""
+        return self.method.compares
+
+    @property
     def modality(self) -> str:
         """What the scans that it learnt from were, where they were of one kind."""
         learnt = self.metadata.get("modality") or []

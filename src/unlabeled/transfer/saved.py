@@ -45,6 +45,11 @@ class SavedTask:
         return None if edges is None else tuple(edges)
 
     @property
+    def compares(self) -> bool:
+        """Whether predicting looks at masks: never, `finetune --test` does that."""
+        return False
+
+    @property
     def modality(self) -> str:
         """What the scans that it learnt from were, where they were of one kind: what further ones are taken for."""
         learnt = self.metadata.get("modality") or []
