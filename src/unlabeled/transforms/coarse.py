@@ -30,6 +30,7 @@ SMOOTHING = 1.0  # before the threshold of blobs [pixel]
 TUBES = (1.5, 2.5, 4.0)  # radii that are looked for [pixel]
 AROUND = 25.0  # over which brightness and contrast are levelled for them [pixel]
 FLATNESS = 0.5  # beta of Frangi et al.: how much a blob may look like a tube
+FLAT = 1e-4  # contrast below which there is nothing but rounding
 LEAST_PIXELS = 30  # of a connected piece of tubes
 
 
@@ -55,6 +56,8 @@ def otsu(values: NDArray[Any]) -> float:
 def segment_blobs(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Find bright blobs, as cells are: smooth, threshold by `otsu`, open by a cross, fill holes."""
     smooth = gaussian_filter(grey, SMOOTHING)
+    if np.ptp(smooth) < FLAT:
+        return np.zeros(grey.shape, bool)
     found: NDArray[np.bool_] = binary_fill_holes(binary_opening(smooth > otsu(smooth)))
     return found
 
@@ -77,7 +80,7 @@ def tubeness(grey: NDArray[np.float32], radii: tuple[float, ...] = TUBES) -> NDA
         swap = np.abs(first) > np.abs(second)
         small, large = np.where(swap, second, first), np.where(swap, first, second)
         norm = np.hypot(small, large)
-        if not norm.max() > 0:
+        if norm.max() < FLAT:
             continue
         blob = np.divide(small, large, out=np.zeros_like(small), where=large != 0)
         strength = 1 - np.exp(-2 * (norm / norm.max()) ** 2)
@@ -104,7 +107,7 @@ def level_out(grey: NDArray[np.float32], around: float = AROUND) -> NDArray[np.f
     """Subtract the mean of what surrounds each pixel and divide by its deviation, by bells of a width [pixel]."""
     difference = grey - gaussian_filter(grey, around)
     deviation = np.sqrt(gaussian_filter(difference**2, around))
-    least = max(0.3 * float(np.median(deviation)), 1e-6)
+    least = max(0.3 * float(np.median(deviation)), FLAT)
     levelled: NDArray[np.float32] = difference / np.maximum(deviation, least)
     return levelled
 
