@@ -70,9 +70,10 @@ def tubeness(grey: NDArray[np.float32], radii: tuple[float, ...] = TUBES) -> NDA
     Source: Frangi et al., MICCAI 1998, eq. 15.
     """
     best = np.zeros(grey.shape, np.float32)
+    level = grey - grey.mean()  # as derivatives of a bell that is cut off see a constant
     for radius in radii:
         along, across, both = (
-            radius**2 * gaussian_filter(grey, radius, order=order, mode="nearest")
+            radius**2 * gaussian_filter(level, radius, order=order, mode="nearest")
             for order in ((2, 0), (0, 2), (1, 1))
         )
         middle, reach = (along + across) / 2, np.hypot((along - across) / 2, both)
