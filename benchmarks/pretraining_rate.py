@@ -195,6 +195,17 @@ SMALL = {
             "critic_width": 8,
         },
     ),
+    "af-seg 2D care-unet-tiny": (
+        2,
+        {
+            "encoder": "care-unet-tiny",
+            "patch_size": (64, 64),
+            "batch_size": 4,
+            "critic_width": 16,
+            "critic_layers": 2,
+            "objects": "rarer",
+        },
+    ),
     "voidseg 2D care-unet-tiny": (
         2,
         {"encoder": "care-unet-tiny", "patch_size": (64, 64), "batch_size": 8},
@@ -234,6 +245,7 @@ FULL = {
     "surrogate-supervision 2D resnet18": (2, {"patch_size": (224, 224), "batch_size": 64}),
     "surrogate-supervision 3D resnet18": (3, {"batch_size": 8}),
     "voidseg 2D care-unet": (2, {"patch_size": (64, 64), "batch_size": 128}),
+    "af-seg 2D unet": (2, {"objects": "rarer"}),
 }
 #: samples that a scan gives in an epoch
 PER_SCAN = 64

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cell_pictures import write_cells
 from shapes import write_shapes
 
 from unlabeled.demo.frames import write_frames
@@ -28,6 +29,12 @@ SMALL: dict[str, Any] = {
 #: options of one method that make it small: by slug
 OWN: dict[str, dict[str, Any]] = {
     "anatomical-position": {"box_size": 20.0},
+    "af-seg": {
+        "encoder": "care-unet-tiny",
+        "warm_up": 0.5,
+        "critic_width": 4,
+        "critic_layers": 2,
+    },
     "fmri-reconstruction": {
         "batch_size": 4,
         "unpaired": 1,
@@ -86,6 +93,7 @@ OWN: dict[str, dict[str, Any]] = {
 #: whose loss depends on the order of the batch, and why: by slug
 ORDER_MATTERS: dict[str, str] = {
     "contrastive-rendering": "points are drawn by place; without them, its own tests permute the batch",
+    "af-seg": "objects are drawn from noise by place; its own tests permute the batch of the warm-up",
     "c2l": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
     "surrogate-supervision": "the critic's slope is measured at mixtures drawn by place; its own tests permute the batch",
     "pcrl": "each image is mixed with a partner drawn by place; without mixing, its own tests permute the batch",
@@ -140,6 +148,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "anatomical-position": lambda folder, dims: write_hearts(
         folder, studies=8, edge=32, pixel=5.0, slices=4
     ),
+    "af-seg": lambda folder, dims: write_cells(folder, 8, edge=40).parent / "pictures",
     "fmri-reconstruction": write_brain,
     "body-part-recognition": write_volumes,
     "contrastive-rendering": write_labelled,
