@@ -34,6 +34,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "cardiac-cine-mri--planes": _planes,
         "colonoscopy": _colonoscopy,
         "nuclei": _nuclei,
+        "nuclei--clean": _clean_nuclei,
         "skin-lesions": _skin,
         "fmri-digits": _digits,
         "brain-sections": _sections,
@@ -325,6 +326,22 @@ def _sections(source: Path, place: Path) -> tuple[Path, Path]:
             )
     scans = _manifest(place / "scans.csv", unlabelled)
     return scans, _manifest(place / "labelled.csv", rows)
+def _clean_nuclei(source: Path, place: Path) -> tuple[Path, Path]:
+    """Fluorescence images as they are; nuclei as numbered masks."""
+    _unpack(source, place)
+    with (source / "images.csv").open(newline="") as file:
+        rows = [
+            {
+                "image": f"{row['split']}/images/{row['id']}.png",
+                "mask": f"{row['split']}/instances/{row['id']}.png",
+                "subject": row["id"],
+                "split": row["split"],
+            }
+            for row in csv.DictReader(file)
+            if row["type"] == "fluo"
+        ]
+    bare = [{"image": row["image"]} for row in rows if row["split"] == "train"]
+    return _manifest(place / "scans.csv", bare), _manifest(place / "labelled.csv", rows)
 
 
 def _unpack(source: Path, place: Path, parts: Sequence[str] = PARTS) -> None:
