@@ -227,10 +227,10 @@ class AFSeg(Method):
     def phases(self) -> tuple[Phase, ...]:
         """Learn from coarse labels, make the backgrounds, then learn from made images."""
         size, unit, warm = self.options.batch_size, self.needs.unit, self.options.warm_up
-        segmenter = [self.encoder, self.decoder]
+        segmenter: list[nn.Module] = [self.encoder, self.decoder]
         images = Feed(self.views, size, unit)
         scenes = Feed(self.compose, size, unit, group=self.set_beside, pace=Setting.at)
-        networks = {
+        networks: dict[str, list[nn.Module]] = {
             "critic": [self.critic],
             "generator": [self.drawer, self.painter],
             "segmenter": segmenter,

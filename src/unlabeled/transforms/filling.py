@@ -8,7 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import (  # type: ignore[attr-defined]
+    binary_erosion,
+    distance_transform_edt,
+)
 from torch import Generator, Tensor
 
 _EDGES = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
