@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import build_encoder
-from unlabeled.nn.puzzles import PieceHeads, pool_pieces
+from unlabeled.nn.puzzles import LayoutHead, PieceHeads, pool_pieces
 
 HEADS = {"order": (5, 2), "turned": (3, 1), "plain": (2, 0)}
 
@@ -60,3 +61,17 @@ def test_pooled_features_of_a_piece_do_not_depend_on_its_companions():
         pooled = pool_pieces(encoder, pieces)
         assert pooled.shape == (2, 3, encoder.channels[-1])
         torch.testing.assert_close(pool_pieces(encoder, pieces[1:, 2:])[0, 0], pooled[1, 2])
+
+
+def test_a_layout_head_sees_where_something_is():
+    encoder = build_encoder("resenc-tiny", dims=2)
+    head = LayoutHead(encoder, (48, 48), (3, 3), 5, hidden=4)
+    maps = [torch.zeros(2, encoder.channels[-1], 6, 6)]
+    maps[0][0, :, :2, :2] = 1.0
+    maps[0][1, :, 4:, 4:] = 1.0
+    told = head(maps)
+    assert told.shape == (2, 5)
+    assert not torch.allclose(told[0], told[1]), "the mean over all places is the same"
+    with pytest.raises(OptionError, match="3 x 3 tiles") as fault:
+        LayoutHead(encoder, (9, 48), (3, 3), 5)
+    assert "--patch-size" in fault.value.remedy

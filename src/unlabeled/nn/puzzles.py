@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unlabeled.errors import OptionError
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import pool
+from unlabeled.nn.regions import map_size
 
 
 class PieceHeads(nn.Module):
@@ -64,6 +68,62 @@ class PieceHeads(nn.Module):
         """Compute ``batch number`` logits by the name of the head."""
         together = self.project(pooled).flatten(1)
         return {name: head(together) for name, head in self.heads.items()}
+
+
+class LayoutHead(nn.Module):
+    """Say in which of some orders the tiles of an image lie, from its coarsest map.
+
+    The map is averaged over a grid of as many cells as there are tiles, not over all of it: where something is tells the
+    order.  The cells, one behind the other, go through a linear layer with ReLU and another one.
+
+    Parameters
+    ----------
+    encoder
+        Whose maps come in.
+    space
+        Edges of an image [voxel].
+    grid
+        Tiles along each axis.
+    orders
+        Numbers that come out.
+    hidden
+        Width of the layer in between.
+
+    Raises
+    ------
+    OptionError
+        The coarsest map has fewer places than there are tiles along an axis.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        space: Sequence[int],
+        grid: Sequence[int],
+        orders: int,
+        *,
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        strides = encoder.strides[-1]
+        found = map_size(space, strides)
+        if any(have < many for have, many in zip(found, grid, strict=True)):
+            enough = (many * by for many, by in zip(grid, strides, strict=True))
+            raise OptionError(
+                f"patches of {' x '.join(map(str, space))} voxels end in a feature map of "
+                f"{' x '.join(map(str, found))}, and there are {' x '.join(map(str, grid))} tiles to tell apart",
+                f"Give --patch-size {' '.join(map(str, enough))} or more, or a shallower network: "
+                "--encoder resenc-tiny.",
+            )
+        self.grid = tuple(grid)
+        self.average = (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[encoder.dims - 2]
+        self.layers = _layers([encoder.channels[-1] * math.prod(grid), hidden], orders)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Compute ``batch orders`` from feature maps, fine to coarse."""
+        cells = self.average(features[-1], self.grid)
+        logits: Tensor = self.layers(cells.flatten(1))
+        return logits
 
 
 def pool_pieces(
