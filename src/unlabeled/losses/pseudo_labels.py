@@ -38,7 +38,8 @@ def average_predictions(
     if losses is None:
         return given.mean(0)
     weights = (-losses.detach().float()).softmax(0)
-    return torch.tensordot(weights, given, dims=1)
+    averaged: Tensor = torch.tensordot(weights, given, dims=1)
+    return averaged
 
 
 def entropy(likely: Float[Tensor, "batch classes *space"]) -> Float[Tensor, batch * space]:
@@ -47,7 +48,8 @@ def entropy(likely: Float[Tensor, "batch classes *space"]) -> Float[Tensor, batc
     >>> entropy(torch.tensor([[0.433333, 0.566667]]))
     tensor([0.6842])
     """
-    return torch.special.entr(likely.float()).sum(1)
+    summed: Tensor = torch.special.entr(likely.float()).sum(1)
+    return summed
 
 
 def certain_cross_entropy(

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -115,13 +114,16 @@ class LayoutHead(nn.Module):
                 f"Give --patch-size {' '.join(map(str, enough))} or more, or a shallower network: "
                 "--encoder resenc-tiny.",
             )
-        self.grid = tuple(grid)
-        self.average = (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[encoder.dims - 2]
+        self.average: nn.Module
+        if encoder.dims == 2:
+            self.average = nn.AdaptiveAvgPool2d((grid[0], grid[1]))
+        else:
+            self.average = nn.AdaptiveAvgPool3d((grid[0], grid[1], grid[2]))
         self.layers = _layers([encoder.channels[-1] * math.prod(grid), hidden], orders)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Compute ``batch orders`` from feature maps, fine to coarse."""
-        cells = self.average(features[-1], self.grid)
+        cells = self.average(features[-1])
         logits: Tensor = self.layers(cells.flatten(1))
         return logits
 
