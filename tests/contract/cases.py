@@ -15,6 +15,7 @@ from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.sections import write_sections
 from unlabeled.demo.spines import write_spines
+from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
@@ -71,6 +72,14 @@ OWN: dict[str, dict[str, Any]] = {
         "critic_layers": 2,
         "critic_steps": 2,
     },
+    "self-loop-uncertainty": {
+        "patch_size": (30, 30),
+        "label_fraction": 0.5,
+        "label_values": (1, 2, 3),
+        "permutations": 6,
+        "updates": 2,
+        "hidden": 8,
+    },
     "shape-landmarks": {"landmarks": 12, "kept": 3, "ranking_batches": 1},
     "pgl": {"hidden": 16, "features": 8},
     "rubiks-cube": {
@@ -125,6 +134,10 @@ def write_labelled(folder: Path, dims: int) -> Path:
 def write_contrasts(folder: Path, dims: int) -> Path:
     """Write six small patients in two registered contrasts; give the manifest."""
     return write_modalities(folder, patients=6, shape=(20, 20, 12))
+    """Write eight small patients with masks, for methods that learn from some of them; give the manifest."""
+    images = write_patients(folder, patients=8, shape=(40, 40), labelled=True)
+    rows = [{"image": f"images/{one.name}", "mask": f"labels/{one.name}"} for one in images]
+    return write_manifest(folder / "scans.csv", rows)
 
 
 def write_reports(folder: Path, dims: int) -> Path:
@@ -158,6 +171,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "global-local-contrast": write_volumes,
     "multimodal-puzzles": write_contrasts,
     "spinal-mri": write_visits,
+    "self-loop-uncertainty": write_labelled,
     "volume-context": write_volumes,
 }
 

@@ -205,6 +205,19 @@ def write_labelled_nuclei(place: Path) -> None:
         Image.fromarray(numbers).save(place / "labels" / f"n{seed}.png")
 
 
+def write_few_masks(place: Path) -> None:
+    """The same, of which a few have masks; a manifest."""
+    folder = place.with_suffix("")
+    write_labelled_nuclei(folder)
+    rows: list[dict[str, object]] = [
+        {"image": f"{folder.name}/images/n{seed}.tif", "subject": f"n{seed}"}
+        for seed in range(10, 20)
+    ]
+    for row, seed in zip(rows[:6], range(10, 16), strict=True):
+        row["mask"] = f"{folder.name}/labels/n{seed}.png"
+    write_manifest(place, rows)
+
+
 def _nuclei(seed: int, edge: int = 40) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:edge, :edge]
@@ -245,6 +258,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "contrasts": write_contrasts,
     "contrasts-apart": lambda place: write_contrasts(place, registered=False),
     "ct": write_ct,
+    "few-masks": write_few_masks,
     "few-shot": write_few_shot,
     "few-shot-ct": lambda place: write_few_shot(place, "ct"),
     "hearts": lambda place: write_hearts(place, studies=4, edge=32, pixel=5.0, slices=4) and None,
