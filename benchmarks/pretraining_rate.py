@@ -28,6 +28,7 @@ from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.spines import write_spines
+from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
 from unlabeled.methods._registry import find
@@ -160,6 +161,17 @@ SMALL = {
             "batch_size": 2,
         },
     ),
+    "self-loop-uncertainty 2D resenc-tiny": (
+        2,
+        {
+            "encoder": "resenc-tiny",
+            "patch_size": (96, 96),
+            "batch_size": 2,
+            "updates": 4,
+            "label_fraction": 0.5,
+            "label_values": (1, 2, 3),
+        },
+    ),
     "shape-landmarks 2D landmark-cnn": (
         2,
         {"patch_size": (64, 64), "batch_size": 4, "ranking_batches": 1},
@@ -237,6 +249,7 @@ FULL = {
         {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8},
     ),
     "rubiks-cube-volume-wise 3D unet": (3, {"patch_size": (112, 112, 112), "batch_size": 2}),
+    "self-loop-uncertainty 2D resnet18": (2, {"label_fraction": 0.5, "label_values": (1, 2, 3)}),
     "shape-landmarks 2D landmark-cnn": (2, {"ranking_batches": 1}),
     "superpixel-fewshot 2D resnet50": (2, {"batch_size": 8}),
     "spinal-mri 3D thin-cnn": (3, {"batch_size": 8}),
@@ -257,6 +270,8 @@ BRAINS = {"fmri-reconstruction"}
 HEARTS = {"anatomical-position"}
 #: methods that learn from people who were scanned again
 VISITS = {"spinal-mri"}
+#: methods that learn from masks too
+MASKED = {"self-loop-uncertainty"}
 #: patches that a scan must hold side by side, where that is more than one: by slug
 PATCHES_ALONG = {"rubiks-cube": 2, "rubiks-cube-plus": 2}
 
@@ -354,6 +369,14 @@ def main() -> None:
                 scans = write_spines(Path(place, slug), dims=dims)
             elif kind.needs.colour:
                 scans = write_frames(Path(place, slug), edge=edge)
+            elif slug in MASKED:
+                images = write_patients(
+                    Path(place, slug), patients=8, shape=(edge, edge), labelled=True
+                )
+                rows = [
+                    {"image": f"images/{one.name}", "mask": f"labels/{one.name}"} for one in images
+                ]
+                scans = write_manifest(Path(place, slug, "scans.csv"), rows)
             elif not scans.exists():
                 thick = 32 if kind.needs.unit is Unit.SLICE else edge
                 shape = (edge,) * dims if not solid else (edge, edge, thick)
