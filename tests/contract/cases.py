@@ -73,6 +73,7 @@ OWN: dict[str, dict[str, Any]] = {
         "critic_steps": 2,
     },
     "self-loop-uncertainty": {
+        "epochs": 8,
         "patch_size": (30, 30),
         "label_fraction": 0.5,
         "label_values": (1, 2, 3),
