@@ -26,9 +26,8 @@ from unlabeled.data.scan import Unit
 from unlabeled.demo.frames import write_frames
 from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
-from unlabeled.demo.phantoms import write_patients
-from unlabeled.demo.spines import write_spines
 from unlabeled.demo.phantoms import write_manifest, write_patients
+from unlabeled.demo.spines import write_spines
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
 from unlabeled.methods._registry import find

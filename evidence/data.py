@@ -326,6 +326,8 @@ def _sections(source: Path, place: Path) -> tuple[Path, Path]:
             )
     scans = _manifest(place / "scans.csv", unlabelled)
     return scans, _manifest(place / "labelled.csv", rows)
+
+
 def _clean_nuclei(source: Path, place: Path) -> tuple[Path, Path]:
     """Fluorescence images as they are; nuclei as numbered masks."""
     _unpack(source, place)

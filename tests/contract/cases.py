@@ -12,10 +12,9 @@ from shapes import write_shapes
 from unlabeled.demo.frames import write_frames
 from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
-from unlabeled.demo.phantoms import write_patients
+from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.sections import write_sections
 from unlabeled.demo.spines import write_spines
-from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
