@@ -45,7 +45,7 @@ def test_must_have_2_arcs_on_a_sphere():
 
 
 def test_must_have_2_ways_on_a_cylinder():
-    surface = half_cylinder(48, turns=1)
+    surface = Surface(*half_cylinder(48, turns=1))
     chosen = np.arange(0, len(surface.vertices), 9)
     found = geodesics(surface, chosen)
     points = surface.vertices[chosen]
@@ -59,7 +59,7 @@ def test_must_have_2_ways_on_a_cylinder():
 
 
 def test_must_have_3_half_around_a_cylinder_is_pi_not_two():
-    surface = half_cylinder(48, turns=1)
+    surface = Surface(*half_cylinder(48, turns=1))
     first = 0
     opposite = int(
         np.linalg.norm(surface.vertices - surface.vertices[0] * [-1, -1, 1], axis=1).argmin()
@@ -69,7 +69,7 @@ def test_must_have_3_half_around_a_cylinder_is_pi_not_two():
 
 
 def test_along_edges_alone_ways_are_longer():
-    surface = half_cylinder(24)
+    surface = Surface(*half_cylinder(24))
     chosen = np.arange(0, len(surface.vertices), 7)
     coarse, fine = (geodesics(surface, chosen, crossed) for crossed in (0, 3))
     assert (fine <= coarse + 1e-5).all()
@@ -78,7 +78,7 @@ def test_along_edges_alone_ways_are_longer():
 
 
 def test_parts_that_do_not_meet_are_infinitely_far():
-    one = half_cylinder(8)
+    one = Surface(*half_cylinder(8))
     other = one.triangles + len(one.vertices)
     both = Surface(
         np.concatenate([one.vertices, one.vertices + 5]), np.concatenate([one.triangles, other])
@@ -90,7 +90,7 @@ def test_parts_that_do_not_meet_are_infinitely_far():
 
 def test_must_have_7_vertices_are_drawn_by_area():
     """Where triangles are small there are many of them, and no more points an area."""
-    fine, coarse = half_cylinder(64), half_cylinder(16)
+    fine, coarse = Surface(*half_cylinder(64)), Surface(*half_cylinder(16))
     many = len(fine.vertices)
     both = Surface(
         np.concatenate([fine.vertices, coarse.vertices + 10]),
@@ -107,7 +107,7 @@ def test_must_have_7_vertices_are_drawn_by_area():
 
 
 def test_surfaces_are_read_from_three_kinds_of_files(tmp_path):
-    surface = half_cylinder(6)
+    surface = Surface(*half_cylinder(6))
     points, corners = surface.vertices, surface.triangles
     np.savez(tmp_path / "a.npz", vertices=points, triangles=corners)
     image = nibabel.gifti.GiftiImage(

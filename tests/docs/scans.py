@@ -31,8 +31,8 @@ def write_brain_sections(place: Path) -> None:
 
 def write_surface(place: Path) -> None:
     """The surface of the same phantom."""
-    surface = half_cylinder()
-    np.savez(place, vertices=surface.vertices, triangles=surface.triangles)
+    vertices, triangles = half_cylinder()
+    np.savez(place, vertices=vertices, triangles=triangles)
 
 
 def write_volumes(place: Path) -> None:

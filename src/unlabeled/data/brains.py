@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from unlabeled.data.positions import BLOCK, Places, Plane, allowed, gather_places
 from unlabeled.data.record import Record
@@ -99,7 +99,8 @@ def gather_on_surface(
     planes = tuple(Plane.of(record) for record in records)
     if all(plane.is_point for plane in planes):
         centres = np.stack([plane.frame[0] for plane in planes])
-        off, chosen = cKDTree(surface.vertices).query(centres)
+        tree: Any = KDTree(surface.vertices)  # type: ignore[no-untyped-call]
+        off, chosen = tree.query(centres)
         if len(centres) > count:  # a matrix of all distances must fit into memory
             some = np.sort(np.random.default_rng(seed).choice(len(centres), count, replace=False))
         else:

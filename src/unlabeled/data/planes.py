@@ -135,7 +135,8 @@ class Plane:
     def point(self, pixel: NDArray[np.float64]) -> Vector:
         """Place an index along both axes, which need not be whole, in the world [mm]."""
         one, other = pixel * self.spacing
-        return self.origin + one * self.first + other * self.second
+        found: Vector = self.origin + one * self.first + other * self.second
+        return found
 
     def pixel(self, point: Vector) -> NDArray[np.float64]:
         """Give the index along both axes of a point of the plane; others are dropped onto it at right angles.

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import uniform_filter  # type: ignore[attr-defined]
 from scipy.spatial.distance import pdist
 from torch import Generator, rand
 
@@ -61,7 +61,8 @@ class Plane:
     def lift(self, at: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give positions in space ``... 3`` of places ``... (row, column)``, whose whole numbers are middles of pixels."""
         shares = (at[..., ::-1] + 0.5) / np.array(self.space[::-1])
-        return self.frame[0] + shares @ self.frame[1:]
+        lifted: NDArray[np.float64] = self.frame[0] + shares @ self.frame[1:]
+        return lifted
 
     def project(
         self, points: NDArray[np.float64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -56,7 +57,8 @@ class Surface:
         shares = rng.dirichlet((1.0, 1.0, 1.0), len(drawn))
         corners = self.triangles[drawn, shares.argmax(1)]
         _, first = np.unique(corners, return_index=True)
-        return corners[np.sort(first)][:count]
+        kept: NDArray[np.int64] = corners[np.sort(first)][:count]
+        return kept
 
 
 def read_surface(path: str | Path) -> Surface:
@@ -164,8 +166,11 @@ def link(surface: Surface, crossed: int = CROSSED) -> csr_matrix:
     one, two, length = one[order], two[order], length[order]
     first = np.r_[True, (np.diff(one) != 0) | (np.diff(two) != 0)] & (one != two)
     size = len(points)
-    half = coo_matrix((length[first].clip(1e-12), (one[first], two[first])), (size, size))
-    return (half + half.T).tocsr()
+    half: Any = coo_matrix(  # type: ignore[no-untyped-call]
+        (length[first].clip(1e-12), (one[first], two[first])), (size, size)
+    )
+    lattice: csr_matrix = (half + half.T).tocsr()
+    return lattice
 
 
 def geodesics(
@@ -229,7 +234,8 @@ def _fold_out(
     along = np.einsum("nc,nc->n", c - p, q - p)[:, None] / edge
     off = np.sqrt((np.square(c - p).sum(1, keepdims=True) - along**2).clip(0))
     way = (at_q - at_p) / edge
-    return at_p + along * way + off * np.stack([way[:, 1], -way[:, 0]], 1)
+    laid: NDArray[np.float64] = at_p + along * way + off * np.stack([way[:, 1], -way[:, 0]], 1)
+    return laid
 
 
 def _turn(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
-
-from unlabeled.data.surfaces import Surface
+from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 
 RADII = (0.72, 1.28)  # white matter below, air above; the surface lies at 1
 LENGTH = 2.0  # of the cylinder, whose radius is 1
@@ -75,8 +73,8 @@ def write_sections(
                 "position": " ".join(f"{each:.6g}" for each in frame),
             }
         )
-    surface = half_cylinder()
-    np.savez(folder / "surface.npz", vertices=surface.vertices, triangles=surface.triangles)
+    vertices, triangles = half_cylinder()
+    np.savez(folder / "surface.npz", vertices=vertices, triangles=triangles)
     with (folder / "sections.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(listed[0]))
         writer.writeheader()
@@ -84,8 +82,10 @@ def write_sections(
     return folder / "sections.csv"
 
 
-def half_cylinder(around: int = 48, turns: float = 0.5) -> Surface:
-    """Make a cylinder of radius 1 and length 2, or a part of it, of triangles with nearly equal edges."""
+def half_cylinder(
+    around: int = 48, turns: float = 0.5
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Make a cylinder of radius 1 and length 2, or a part of it: vertices, and triangles with nearly equal edges."""
     step = 2 * np.pi * turns / around
     levels = round(LENGTH / (step * np.sqrt(3) / 2)) + 1
     closed = turns == 1
@@ -107,7 +107,7 @@ def half_cylinder(around: int = 48, turns: float = 0.5) -> Surface:
                 corners += [(a, b, c), (b, d, c)]
             else:
                 corners += [(a, d, c), (a, b, d)]
-    return Surface(points.reshape(-1, 3), np.array(corners))
+    return points.reshape(-1, 3), np.array(corners)
 
 
 def _stain(

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from monai.inferers import sliding_window_inference
+from monai.inferers.utils import sliding_window_inference
 from torch import Generator, Tensor, nn
 
 from unlabeled.data.intensity import IntensityRule
@@ -365,17 +365,17 @@ class ContrastiveRendering(Method):
         image = record.patch((0,) * record.dims, record.space)[None].to(device)
         flat = record.dims > self.encoder.dims
         slices = image.unbind(-1) if flat else [image]
-        logits = [
-            sliding_window_inference(one, self.patch, self.options.batch_size, self.segment, 0.5)
-            for one in slices
-        ]
-        found = (
-            torch.stack([one.argmax(1)[0] for one in logits], -1)
-            if flat
-            else logits[0].argmax(1)[0]
-        )
+        found = torch.stack([self._whole(one) for one in slices], -1)
+        found = found if flat else found[..., 0]
         mask = self.classes.decode(found.cpu().numpy())
         return Product(masks={"mask": torch.from_numpy(mask)})
+
+    def _whole(self, image: Tensor) -> Tensor:
+        """Say the class of every voxel of one image ``1 channel *space``."""
+        size = self.options.batch_size
+        logits = sliding_window_inference(image, self.patch, size, self.segment, 0.5)
+        classes: Tensor = cast(Tensor, logits).argmax(1)[0]
+        return classes
 
     def carries(self) -> dict[str, nn.Module]:
         """Carry the encoder."""

@@ -87,4 +87,5 @@ def pearson(found: Tensor, true: Tensor) -> Tensor:
     """
     one, other = found - found.mean(), true - true.mean()
     length = one.norm() * other.norm()
-    return (one * other).sum() / length if length > 0 else length
+    likeness: Tensor = (one * other).sum() / length if length > 0 else length
+    return likeness

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,9 +96,8 @@ class SectionCNN(Encoder):
         ):
             if place and place % 2 == 0:
                 image = self._pool(image, padded=padded)
-            image = F.relu(
-                norm(along(image, convolution.weight, convolution.bias, padding=+padded))
-            )
+            weight, bias = cast(Tensor, convolution.weight), cast(Tensor, convolution.bias)
+            image = F.relu(norm(along(image, weight, bias, padding=+padded)))
             if place % 2:
                 maps.append(image)
         return maps
