@@ -15,6 +15,8 @@ from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.sections import write_sections
 from unlabeled.demo.spines import write_spines
+from unlabeled.demo.phantoms import write_patients
+from unlabeled.demo.stereo import write_stereo
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions
 from unlabeled.methods._registry import find
@@ -35,6 +37,7 @@ OWN: dict[str, dict[str, Any]] = {
         "critic_width": 4,
         "critic_layers": 2,
     },
+    "arthroscopy-depth": {"classes": 2},
     "fmri-reconstruction": {
         "batch_size": 4,
         "unpaired": 1,
@@ -162,6 +165,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
         folder, studies=8, edge=32, pixel=5.0, slices=4
     ),
     "af-seg": lambda folder, dims: write_cells(folder, 8, edge=40).parent / "pictures",
+    "arthroscopy-depth": lambda folder, dims: write_stereo(folder, shape=(32, 40)),
     "fmri-reconstruction": write_brain,
     "body-part-recognition": write_volumes,
     "contrastive-rendering": write_labelled,
