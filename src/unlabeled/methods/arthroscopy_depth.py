@@ -159,6 +159,7 @@ class ArthroscopyDepth(Method):
     @classmethod
     def suit(cls, options: Options, records: Sequence[Record]) -> Options:
         """Count the classes; refuse data without pairs where depth is learnt, and without masks where it is not."""
+        keep_apart(records)
         labels = [max(each.labelled_voxels, default=0) for each in records if has_mask(each)]
         joint = options.depth_weight > 0 and bool(labels)
         if (options.depth_first or joint) and not any(map(is_pair, records)):
@@ -213,11 +214,11 @@ class ArthroscopyDepth(Method):
 
     def of_objects(self, records: Sequence[Record]) -> list[Record]:
         """Take the pairs of routine objects; all, where there are none."""
-        return [r for r in records if r.study == self.options.objects] or list(records)
+        return [r for r in records if visit(r) == self.options.objects] or list(records)
 
     def of_patients(self, records: Sequence[Record]) -> list[Record]:
         """Take the pairs of patients; all, where there are none."""
-        return [r for r in records if r.study != self.options.objects] or list(records)
+        return [r for r in records if visit(r) != self.options.objects] or list(records)
 
     def views(self, record: Record, rng: Generator) -> Pair:
         """Mirror a pair, which exchanges its pictures, and change the colours of both alike."""
@@ -355,6 +356,23 @@ class ArthroscopyDepth(Method):
     def carries(self) -> dict[str, nn.Module]:
         """Carry encoder and decoder, which know shape, to segmentation."""
         return {"encoder": self.encoder, "decoder": self.decoder}
+
+
+def keep_apart(records: Sequence[Record]) -> None:
+    """Refuse frames of one patient on both sides of a split."""
+    parts: dict[str, str] = {}
+    for record in records:
+        part = record.source.split or "train"
+        if parts.setdefault(record.subject, part) != part:
+            raise DataError(
+                f"the patient of {record.source.name} is in {parts[record.subject]} and in {part}",
+                "Put all frames of a patient into one part, or leave the column `split` out.",
+            )
+
+
+def visit(record: Record) -> str:
+    """Give the study of a scan without its subject's name."""
+    return record.study.removeprefix(f"{record.subject}/")
 
 
 def is_pair(record: Record) -> bool:
