@@ -15,7 +15,6 @@ from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.sections import write_sections
 from unlabeled.demo.spines import write_spines
-from unlabeled.demo.phantoms import write_patients
 from unlabeled.demo.stereo import write_stereo
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import SharedOptions

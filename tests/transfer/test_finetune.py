@@ -144,6 +144,7 @@ def test_a_patch_fits_scan_and_stride() -> None:
     @dataclass
     class Shape:
         space: tuple[int, ...]
+        dims: int = 3
 
     encoder = build_encoder("resenc-tiny", dims=3)
     records = [Shape((35, 51, 200))] * 3

@@ -21,7 +21,7 @@ def put_back(
     >>> put_back(goes_to, torch.tensor([[10.0, 11.0, 12.0]]))
     tensor([[12., 10., 11.]])
     """
-    placed = torch.einsum("bij,bid->bjd", soft.float(), slots.flatten(2).float())
+    placed = torch.einsum("bij,bid->bjd", soft.float(), slots.reshape(*slots.shape[:2], -1).float())
     return placed.view(slots.shape)
 
 
