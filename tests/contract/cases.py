@@ -36,7 +36,7 @@ OWN: dict[str, dict[str, Any]] = {
         "critic_width": 4,
         "critic_layers": 2,
     },
-    "arthroscopy-depth": {"classes": 2},
+    "arthroscopy-depth": {"classes": 2, "epochs": 8},
     "fmri-reconstruction": {
         "batch_size": 4,
         "unpaired": 1,

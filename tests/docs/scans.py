@@ -18,6 +18,7 @@ from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.sections import half_cylinder, write_sections
 from unlabeled.demo.spines import write_spines
+from unlabeled.demo.stereo import write_stereo
 from unlabeled.demo.subjects import write_subject
 
 CUBE = (20, 20, 20)
@@ -278,5 +279,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "surface": write_surface,
     "spines": write_spine_scans,
     "visits": write_visits,
+    "stereo": lambda place: write_stereo(place.parent) and None,
     "volumes": write_volumes,
 }

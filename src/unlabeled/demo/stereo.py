@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import zoom
+from scipy.ndimage import zoom  # type: ignore[attr-defined]
 
 FAR, NEAR = 0.03, 0.09  # disparities, in fractions of the width
 
@@ -44,8 +44,8 @@ def scene(seed: int, shape: tuple[int, int] = (48, 64)) -> Scene:
     for row in range(rows):
         for colour in range(3):
             left[row, :, colour] = np.interp(seen[row], x[0], right[row, :, colour])
-    levels = [(each.clip(0, 1) * 255).round().astype(np.uint8) for each in (left, right)]
-    return Scene(*levels, disparity, (far < 1).astype(np.uint8))
+    left, right = ((each.clip(0, 1) * 255).round().astype(np.uint8) for each in (left, right))
+    return Scene(left, right, disparity, (far < 1).astype(np.uint8))
 
 
 def write_stereo(

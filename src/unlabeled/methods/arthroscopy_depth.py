@@ -222,7 +222,7 @@ class ArthroscopyDepth(Method):
 
     def views(self, record: Record, rng: Generator) -> Pair:
         """Mirror a pair, which exchanges its pictures, and change the colours of both alike."""
-        left, right = self.colour(self.flip(read_views(record), rng), rng).split(3)
+        left, right = self.colour(self.flip(read_views(record), rng), rng).chunk(2)
         return Pair(left, right)
 
     def labelled(self, record: Record, rng: Generator) -> Labelled:
@@ -245,13 +245,13 @@ class ArthroscopyDepth(Method):
         terms = dict.fromkeys(("photometric", "smoothness", "consistency"), pair.left.new_zeros(()))
         pyramids = (image_pyramid(each, len(disparities)) for each in pair)
         for scale, (left, right, both) in enumerate(zip(*pyramids, disparities, strict=True)):
-            eyes = both.split(1, dim=1)
+            eyes = both.chunk(2, dim=1)
             views = ((left, right), (right, left))
             for sign, own, other, (image, seen) in zip(
                 (-1, 1), eyes, eyes[::-1], views, strict=True
             ):
                 there = shift_columns(torch.cat([seen.float(), other], dim=1), sign * own)
-                estimate, told = there.split([3, 1], dim=1)
+                estimate, told = there[:, :3], there[:, 3:]
                 terms["photometric"] = terms["photometric"] + photometric_error(
                     estimate, image, self.options.alpha
                 )

@@ -88,7 +88,7 @@ def flip_views(views: Tensor) -> Tensor:
     >>> flip_views(torch.arange(12.0).view(6, 1, 2))[:, 0].tolist()[:2]
     [[7.0, 6.0], [9.0, 8.0]]
     """
-    return torch.cat(views.flip(-1).split(3)[::-1])
+    return torch.cat(views.flip(-1).chunk(len(views) // 3)[::-1])
 
 
 @dataclass(frozen=True)
