@@ -35,6 +35,8 @@ def refuse_columns(slug: str, needs: Needs, index: Index) -> None:
     if subjects < needs.subjects:
         faults.append(f"it needs {needs.subjects} subjects, and there is {subjects}")
     if faults:
+        if "mask" in needs.metadata:
+            faults.append("it is no self-supervised method, but learns from masks")
         some = (look(source) for source in index.sources[:LOOKED_AT])
         seen = [each for each in some if isinstance(each, Seen)]
         raise DataError(
