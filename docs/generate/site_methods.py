@@ -124,6 +124,7 @@ def needs_of(needs: Needs) -> list[str]:
     told += ["colour"] if needs.colour else []
     counts = {
         "modalities": needs.channels,
+        "channels in some scan": needs.some_channels,
         "scans a subject": needs.scans_per_subject,
         "subjects": needs.subjects,
     }

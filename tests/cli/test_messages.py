@@ -248,7 +248,12 @@ def test_the_listing_says_of_a_method_what_the_method_says(slug: str) -> None:
     assert brief is not None
     needs = kind.needs
     assert (brief.unit, brief.dims) == (needs.unit.value, needs.dims)
-    counts = [needs.channels, needs.scans_per_subject, needs.subjects]
+    counts = [
+        needs.channels,
+        needs.some_channels,
+        needs.scans_per_subject,
+        needs.subjects,
+    ]
     told = [*needs.metadata, *(f"some {name}" for name in needs.some)]
     told += [*(["volumes"] if needs.volumes else []), *(["colour"] if needs.colour else [])]
     assert list(brief.needs[: len(told)]) == told

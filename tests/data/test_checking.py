@@ -21,6 +21,7 @@ class Needs:
     some: tuple[str, ...] = ()
     volumes: bool = False
     channels: int = 1
+    some_channels: int = 1
     colour: bool = False
     scans_per_subject: int = 1
     subjects: int = 1

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.errors import DataError, OptionError
+from unlabeled.losses.segmentation import dice_of_classes
 from unlabeled.methods.contrastive_rendering import (
     ContrastiveRendering,
     Options,
     Sample,
     Turn,
-    dice,
     near_border,
 )
 from unlabeled.nn import points
@@ -251,9 +251,9 @@ def test_wrong_options_are_named(options, fact):
 def test_dice_and_borders():
     truth = torch.zeros(1, 9, 9, dtype=torch.long)
     truth[0, :, 4:] = 1
-    assert float(dice(truth, truth)) == 1
-    assert float(dice(torch.zeros_like(truth), truth)) == 0
-    assert float(dice(torch.zeros_like(truth), torch.zeros_like(truth))) == 1
+    assert float(dice_of_classes(truth, truth)) == 1
+    assert float(dice_of_classes(torch.zeros_like(truth), truth)) == 0
+    assert float(dice_of_classes(torch.zeros_like(truth), torch.zeros_like(truth))) == 1
     assert near_border(truth)[0, 0].tolist() == [False] * 2 + [True] * 4 + [False] * 3
     assert not near_border(torch.ones_like(truth)).any()
 

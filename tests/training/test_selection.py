@@ -16,6 +16,7 @@ from unlabeled.data.scan import Unit
 from unlabeled.data.store import Store
 from unlabeled.errors import DataError
 from unlabeled.methods._base import Needs
+from unlabeled.methods._registry import find
 from unlabeled.training import pretrain as pretraining
 from unlabeled.training import selection
 
@@ -136,3 +137,15 @@ def test_enough_subjects_are_held_out_but_never_more_than_half(tmp_path, methods
         counted[subjects, fewest] = len({record.subject for record in held_out})
         assert not {r.subject for r in training} & {r.subject for r in held_out}
     assert counted == {(2, 2): 1, (3, 2): 1, (4, 2): 2, (8, 1): 1, (8, 2): 2, (30, 2): 3}
+
+
+def test_methods_that_need_pairs_modalities_or_masks_are_not_named_for_plain_pictures(tmp_path):
+    """They would refuse these in their own words."""
+    manifest = pictures(tmp_path, 3)
+    with pytest.raises(DataError) as told:
+        selection.refuse_columns("gloria", find("gloria").needs, index_scans(manifest))
+    named = told.value.remedy.partition(".")[0]
+    assert "models-genesis" in named
+    assert not {"arthroscopy-depth", "multimodal-puzzles", "self-loop-uncertainty"} & set(
+        named.replace(",", "").split()
+    )

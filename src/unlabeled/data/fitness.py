@@ -38,6 +38,10 @@ class NeedsLike(Protocol):
         """Fewest registered modalities or colour channels."""
 
     @property
+    def some_channels(self) -> int:
+        """Fewest channels of at least one scan."""
+
+    @property
     def colour(self) -> bool:
         """Whether the scans must be in colour."""
 
@@ -120,6 +124,9 @@ def judge(slug: str, needs: NeedsLike, scans: Sequence[Traits]) -> Fitness:
         if usable and not any(getattr(each.source, name) for each in scans):
             reasons.append(f"no scan has {name}")
             usable = 0
+    if usable and all(each.channels < needs.some_channels for each in scans):
+        reasons.append(f"no scan has {needs.some_channels} channels")
+        usable = 0
     if len(fitting) < needs.subjects and (fitting or not reasons):
         reasons.append(f"{len(fitting)} subjects fit, and it needs {needs.subjects}")
         usable = 0

@@ -212,6 +212,20 @@ def dice(found: Float[Tensor, "*any"], truth: Float[Tensor, "*any"]) -> Float[Te
     return 1 - overlap_loss(found, truth, smooth=1e-6)
 
 
+def dice_of_classes(found: Int[Tensor, "*any"], truth: Int[Tensor, "*any"]) -> Float[Tensor, ""]:
+    """Dice of each class but 0, of everything at once, mean over those that are found or true; 1 where none is.
+
+    >>> dice_of_classes(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 1, 0]))     # 1 and 0
+    tensor(0.5000)
+    """
+    each = []
+    for one in range(1, int(torch.maximum(found.max(), truth.max())) + 1):
+        there, seen = truth == one, found == one
+        if there.any() or seen.any():
+            each.append(2 * (there & seen).sum() / (there.sum() + seen.sum()))
+    return torch.stack(each).mean() if each else torch.ones((), device=found.device)
+
+
 def overlap_loss(
     likely: Float[Tensor, "*any"], truth: Float[Tensor, "*any"], *, smooth: float = 1.0
 ) -> Float[Tensor, ""]:

@@ -177,6 +177,8 @@ class Needs:
         Whether every scan must be a volume, though the networks see slices of it.
     channels
         Fewest registered modalities (or colour channels) of a scan.
+    some_channels
+        Fewest channels of at least one scan.
     colour
         Whether the scans must be in colour.
     scans_per_subject
@@ -193,6 +195,7 @@ class Needs:
     some: tuple[str, ...] = ()
     volumes: bool = False
     channels: Annotated[int, Between(1)] = 1
+    some_channels: Annotated[int, Between(1)] = 1
     colour: bool = False
     scans_per_subject: int = 1
     subjects: int = 1

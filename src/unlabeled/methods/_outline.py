@@ -139,6 +139,7 @@ def _outline(
         needs.append("colour")
     for name, what in (
         ("channels", "modalities"),
+        ("some_channels", "channels in some"),
         ("scans_per_subject", "scans a subject"),
         ("subjects", "subjects"),
     ):

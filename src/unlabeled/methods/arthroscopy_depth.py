@@ -128,7 +128,7 @@ class Labelled(NamedTuple):
 class ArthroscopyDepth(Method):
     """One network that sees a single frame, with a head for disparities and one for classes."""
 
-    needs: ClassVar[Needs] = Needs(unit=Unit.FRAME, dims=(2,))
+    needs: ClassVar[Needs] = Needs(unit=Unit.FRAME, dims=(2,), some_channels=6)
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("error", "lower", chance="unmoved")
     makes: ClassVar[str] = "disparities of single frames"
@@ -155,6 +155,11 @@ class ArthroscopyDepth(Method):
         """Keep frames and pairs in the size that the networks see."""
         rows, columns = options.patch_size[:2]
         return KeepViews(rows, columns)
+
+    @classmethod
+    def needs_with(cls, options: Any) -> Needs:
+        """Leave it to `suit` to ask for pairs: options do without."""
+        return replace(cls.needs, some_channels=1)
 
     @classmethod
     def suit(cls, options: Options, records: Sequence[Record]) -> Options:

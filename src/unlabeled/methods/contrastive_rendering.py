@@ -30,6 +30,7 @@ from unlabeled.data.sampling import draw_labelled_start, patch_size
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
 from unlabeled.losses.points import point_contrast
+from unlabeled.losses.segmentation import dice_of_classes
 from unlabeled.methods._base import (
     Feed,
     Method,
@@ -331,9 +332,11 @@ class ContrastiveRendering(Method):
         labelled = batch.truth[batch.truth > 0]
         commonest = labelled.mode().values if len(labelled) else batch.truth.new_tensor(1)
         return {
-            "dice": dice(self.segment(batch.image).argmax(1), batch.truth),
-            "dice_coarse": dice(whole.argmax(1), batch.truth),
-            "dice_everything": dice(torch.full_like(batch.truth, int(commonest)), batch.truth),
+            "dice": dice_of_classes(self.segment(batch.image).argmax(1), batch.truth),
+            "dice_coarse": dice_of_classes(whole.argmax(1), batch.truth),
+            "dice_everything": dice_of_classes(
+                torch.full_like(batch.truth, int(commonest)), batch.truth
+            ),
             "border": read_points(near[:, None].float(), points, nearest=True).mean(),
             "border_everywhere": near.float().mean(),
         }
@@ -385,17 +388,6 @@ class ContrastiveRendering(Method):
 def _some(index: Tensor, count: int) -> Tensor:
     """Draw so many of some voxels, each at most once."""
     return index[torch.randperm(len(index), device=index.device)[:count]]
-
-
-def dice(found: Tensor, truth: Tensor) -> Tensor:
-    """Compute Dice of each labelled class over a whole batch, and the mean over those in either; 1 where none is."""
-    each = []
-    for one in range(1, int(max(found.max(), truth.max())) + 1):
-        seen, there = found == one, truth == one
-        total = seen.sum() + there.sum()
-        if total:
-            each.append(2 * (seen & there).sum() / total)
-    return torch.stack(each).mean() if each else torch.ones((), device=found.device)
 
 
 def near_border(truth: Tensor, reach: int = 2) -> Tensor:

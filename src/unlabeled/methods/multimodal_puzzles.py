@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -135,7 +135,7 @@ class Puzzle(NamedTuple):
 class MultimodalPuzzles(Method):
     """One encoder sees pieces of several modalities; a head and the Sinkhorn operator put them back."""
 
-    needs: ClassVar[Needs] = Needs(unit=Unit.STUDY, dims=(2,))
+    needs: ClassVar[Needs] = Needs(unit=Unit.STUDY, dims=(2,), some_channels=2)
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("accuracy", "higher", chance="chance")
     in_channels: ClassVar[int | None] = 1  # every modality by itself
@@ -185,6 +185,11 @@ class MultimodalPuzzles(Method):
                 f"has no slice of which {options.least_body:.0%} are body",
                 "Give a smaller --least-body.",
             )
+
+    @classmethod
+    def needs_with(cls, options: Any) -> Needs:
+        """Leave it to `suit` to ask for several modalities: options do without."""
+        return replace(cls.needs, some_channels=1)
 
     @classmethod
     def suit(cls, options: Any, records: Sequence[Record]) -> Any:

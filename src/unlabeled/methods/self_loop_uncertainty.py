@@ -188,7 +188,7 @@ class Paced(NamedTuple):
 class SelfLoopUncertainty(Method):
     """A segmenter learns from masks, and from what it predicts while a jigsaw moves its encoder."""
 
-    needs: ClassVar[Needs] = Needs(unit=Unit.SLICE, dims=(2,))
+    needs: ClassVar[Needs] = Needs(unit=Unit.SLICE, dims=(2,), some=("mask",))
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("jigsaw", "higher", chance="chance")
     makes: ClassVar[str] = "the segmentation that it learnt, and how uncertain it is"
@@ -215,6 +215,11 @@ class SelfLoopUncertainty(Method):
             if options.label_values is None:
                 raise OptionError("what masks hold is not known", "Give --label-values.")
             self.decoder = build_decoder(encoder, out_channels=1 + len(options.label_values))
+
+    @classmethod
+    def needs_with(cls, options: Any) -> Needs:
+        """Leave it to `suit` to ask for masks: the jigsaw alone does without."""
+        return replace(cls.needs, some=())
 
     @classmethod
     def suit(cls, options: Options, records: Sequence[Record]) -> Options:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from unlabeled.data.labels import Labels, find_labels
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError
-from unlabeled.losses.segmentation import dice_cross_entropy
+from unlabeled.losses.segmentation import dice_cross_entropy, dice_of_classes
 from unlabeled.methods._base import Monitor, Update
 from unlabeled.nn.decoders import DenseUpsampling, build_decoder, fit
 from unlabeled.nn.encoders import Encoder
@@ -132,13 +132,7 @@ class Segment(Masks):
     def score(self, batch: Patch) -> dict[str, Tensor]:
         """Count Dice over the whole batch, mean over the classes that are there."""
         logits = self(batch.image)
-        found = logits.argmax(1)
-        each = []
-        for one in range(1, logits.shape[1]):
-            there, seen = batch.truth == one, found == one
-            if there.any() or seen.any():
-                each.append(2 * (there & seen).sum() / (there.sum() + seen.sum()))
-        dice = torch.stack(each).mean() if each else torch.ones((), device=logits.device)
+        dice = dice_of_classes(logits.argmax(1), batch.truth)
         return {"dice": dice, "loss": dice_cross_entropy(logits, batch.truth, batch=True)}
 
     def preview(self, batch: Patch) -> dict[str, Tensor]:
