@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -248,6 +249,18 @@ def test_every_default_tells_its_source(slug):
     told = describe(find(slug).options_class)
     for name in find(slug).options_class.names():
         assert told.get(name), f"--{name} of {slug} has no help"
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_there_is_a_choice_of_fidelity_exactly_where_there_are_quirks(slug):
+    from unlabeled.methods._outline import outline
+
+    method, told = find(slug), outline(slug)
+    hints = get_type_hints(method.options_class)
+    choices = get_args(hints["fidelity"]) if "fidelity" in hints else ("clean",)
+    assert told.fidelity == choices
+    assert told.quirks == tuple(method.quirks)
+    assert bool(method.quirks) == ("fidelity" in hints)
 
 
 def test_every_method_has_a_card_a_file_and_a_page():

@@ -90,7 +90,7 @@ def published(golden):
         for name, values in np.load(golden / "pcrl" / "step_loss.npz").items()
     }
     heat = float(arrays["temperature"])
-    pairs = KeyContrast(32, 16, criterion="nce", temperature=heat, eps=1e-5, official=True)
+    pairs = KeyContrast(Options(queue=32, features=16, temperature=heat, fidelity="official"))
     pairs.queue.rows.copy_(arrays["queue_before"])
     pairs.images.fill_(float(arrays["n_data"]))
     return arrays, pairs
@@ -440,7 +440,7 @@ def test_nce_knows_how_many_there_are(fidelity):
 
 
 def test_official_z_is_never_zero():
-    pairs = KeyContrast(4, 2, criterion="nce", temperature=1.0, eps=1e-5, official=True)
+    pairs = KeyContrast(Options(queue=4, features=2, temperature=1.0, fidelity="official"))
     pairs.images.fill_(0.1)
     one = torch.eye(2)[:1]
     assert pairs.contrast(one, one, pairs.queue.rows).isfinite()

@@ -3,16 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.losses.contrastive import estimate_total, info_nce, noise_contrast
+from unlabeled.methods._base import SharedOptions
 from unlabeled.nn.queue import Queue
+from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
 
 Criterion: TypeAlias = Literal["softmax", "nce"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions(SharedOptions):
+    """Defaults of both official codes, where they agree.
+
+    Parameters
+    ----------
+    features
+        Length of an embedding.
+    temperature
+        Divides similarities.
+    queue
+        Earlier keys that a pair is told from.
+    momentum
+        Share of the teacher's weights that a step keeps.
+    criterion
+        NCE, or softmax over the pair and the queue.
+    eps
+        Of NCE.
+    mixing
+        Both parameters of the Beta distribution that weights of a mixture come from; 1 is uniform, 0.001 as good as no
+        mixing.
+    least_area
+        Smallest area of a view over that of the picture.
+    degrees
+        Largest rotation [degree].
+    brightness, contrast
+        Largest change of each factor.
+    p_flip
+        Probability of mirroring left and right; 0 keeps the heart's side.
+    holes
+        Squares that are cut out of each view of a picture.
+    hole_size
+        Edges of these squares [pixel].
+    fidelity
+        Mend the quirks of the official code, or reproduce them.
+    """
+
+    features: Count = 128
+    temperature: Positive
+    queue: Count = 16384
+    momentum: Probability = 0.999
+    criterion: Criterion
+    eps: NonNegative = 1e-5
+    mixing: Annotated[float, Between(0.001)] = 1.0
+    least_area: Probability = 0.2
+    degrees: NonNegative = 10.0
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    p_flip: Probability = 0.5
+    holes: Whole = 3
+    hole_size: Count = 32
+    fidelity: Literal["clean", "official"] = "clean"
 
 
 class KeyContrast(nn.Module):
@@ -20,19 +77,10 @@ class KeyContrast(nn.Module):
 
     Parameters
     ----------
-    queue
-        Keys that it holds.
-    features
-        Length of a key.
-    criterion
-        Softmax over the pair and the queue, or NCE.
-    temperature
-        Divides similarities.
-    eps
-        Of NCE.
-    official
-        As in the published code, a pair's keys are pushed before the next pair is compared, the first rows are uniform
-        numbers, and Z of NCE is cut to a whole number, at least 1.
+    options
+        Say how many keys of which length it holds, and how pairs are told from them.  With official fidelity, a pair's
+        keys are pushed before the next pair is compared, the first rows are uniform numbers, and Z of NCE is cut to a
+        whole number, at least 1.
 
     Attributes
     ----------
@@ -45,22 +93,13 @@ class KeyContrast(nn.Module):
     total: Tensor
     images: Tensor
 
-    def __init__(
-        self,
-        queue: int,
-        features: int,
-        *,
-        criterion: Criterion,
-        temperature: float,
-        eps: float,
-        official: bool,
-    ) -> None:
+    def __init__(self, options: PairOptions) -> None:
         super().__init__()
-        self.criterion, self.official = criterion, official
-        self.temperature, self.eps = temperature, eps
-        self.queue = Queue(queue, features)
-        if official:
-            bound = (3 / features) ** 0.5
+        self.criterion, self.official = options.criterion, options.fidelity == "official"
+        self.temperature, self.eps = options.temperature, options.eps
+        self.queue = Queue(options.queue, options.features)
+        if self.official:
+            bound = (3 / options.features) ** 0.5
             nn.init.uniform_(self.queue.rows, -bound, bound)
         self.register_buffer("total", torch.zeros(()))
         self.register_buffer("images", torch.ones(()))

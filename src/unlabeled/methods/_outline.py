@@ -26,8 +26,6 @@ class Outline:
         Names of the networks that are carried to a task.
     makes
         What `predict` makes of a scan with the method itself; empty where it makes nothing.
-    fidelity
-        Values of ``--fidelity``, the default first; ``clean`` alone where the method has no such option.
     quirks
         Names of what ``--fidelity official`` reproduces of the published code.
     """
@@ -37,8 +35,12 @@ class Outline:
     needs: tuple[str, ...]
     carries: tuple[str, ...]
     makes: str = ""
-    fidelity: tuple[str, ...] = ("clean",)
     quirks: tuple[str, ...] = ()
+
+    @property
+    def fidelity(self) -> tuple[str, ...]:
+        """Values of ``--fidelity``, the default first; ``clean`` alone where there is no quirk to mend or reproduce."""
+        return ("clean", "official") if self.quirks else ("clean",)
 
 
 def outline(slug: str) -> Outline | None:
@@ -55,30 +57,13 @@ def outline(slug: str) -> Outline | None:
         return None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    fidelity = next(filter(None, map(_fidelity, classes)), ("clean",))
     for node in classes:
         told = _needs(node)
         if told is not None:
             brief = _outline(told, _carries(node), _value(node, "makes"))
             quirks = _plain_keys(_value(node, "quirks"))
-            return brief and replace(brief, fidelity=fidelity, quirks=quirks)
+            return brief and replace(brief, quirks=quirks)
     return None
-
-
-def _fidelity(node: ast.ClassDef) -> tuple[str, ...]:
-    """Read the choices of an option ``fidelity: Literal[...]``."""
-    for each in node.body:
-        if (
-            isinstance(each, ast.AnnAssign)
-            and isinstance(each.target, ast.Name)
-            and each.target.id == "fidelity"
-            and isinstance(each.annotation, ast.Subscript)
-        ):
-            choices = _plain(each.annotation.slice)
-            listed = choices if isinstance(choices, tuple) else (choices,)
-            default = _plain(each.value) if each.value is not None else None
-            return tuple(sorted(map(str, listed), key=lambda choice: choice != default))
-    return ()
 
 
 def _plain_keys(made: ast.expr | None) -> tuple[str, ...]:

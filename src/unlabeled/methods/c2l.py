@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -34,12 +34,12 @@ from unlabeled.methods._base import (
     Update,
     parameters,
 )
-from unlabeled.methods._key_contrast import Criterion, KeyContrast, find_again, unit
+from unlabeled.methods._key_contrast import Criterion, KeyContrast, PairOptions, find_again, unit
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import ClassificationHead
 from unlabeled.nn.momentum import Teacher
 from unlabeled.nn.schedules import Schedule, stepping
-from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
+from unlabeled.options import Count, Positive
 from unlabeled.rng import derive
 from unlabeled.transforms.cutout import GREY, Cutout
 from unlabeled.transforms.jitter import Jitter
@@ -51,7 +51,7 @@ WEIGHT_DECAY = 1e-4  # official code
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SharedOptions):
+class Options(PairOptions):
     """Defaults of the official code unless another source is named.
 
     Parameters
@@ -62,37 +62,13 @@ class Options(SharedOptions):
         Radiographs a step (the official README).
     falls
         Epochs after which the learning rate is a tenth.
-    features
-        Length of an embedding.
     hidden
         Width of a hidden layer before the embedding; without it, as published, the projection is linear.
-    temperature
-        Divides similarities.
-    queue
-        Earlier keys that a pair is told from.
-    momentum
-        Share of the teacher's weights that a step keeps.
     criterion
         Softmax over the pair and the queue, or NCE, which the official README trains with; softmax is the default
         here (ours), as the published NCE stops with an error.
     eps
         Of NCE; not defined in the official code, 1e-5 in the sibling code of PCRL.
-    mixing
-        Both parameters of the Beta distribution that lam comes from; 1 is uniform, 0.001 as good as no mixing.
-    least_area
-        Smallest area of a view over that of the radiograph.
-    degrees
-        Largest rotation [degree].
-    brightness, contrast
-        Largest change of each factor.
-    p_flip
-        Probability of mirroring left and right; 0 keeps the heart's side.
-    holes
-        Squares that are cut out of each view.
-    hole_size
-        Edges of these squares [pixel].
-    fidelity
-        Mend the quirks of the official code, or reproduce them.
     """
 
     patch_size: tuple[Count, ...] = (224, 224)
@@ -101,22 +77,9 @@ class Options(SharedOptions):
     lr: Positive = 0.03
     falls: tuple[Count, ...] = (60, 80, 100)
     encoder: str = "resnet18"
-    features: Count = 128
     hidden: Count | None = None
     temperature: Positive = 0.07
-    queue: Count = 16384
-    momentum: Probability = 0.999
     criterion: Criterion = "softmax"
-    eps: NonNegative = 1e-5
-    mixing: Annotated[float, Between(0.001)] = 1.0
-    least_area: Probability = 0.2
-    degrees: NonNegative = 10.0
-    brightness: NonNegative = 0.4
-    contrast: NonNegative = 0.4
-    p_flip: Probability = 0.5
-    holes: Whole = 3
-    hole_size: Count = 32
-    fidelity: Literal["clean", "official"] = "clean"
 
 
 class Sample(NamedTuple):
@@ -150,14 +113,7 @@ class ComparingToLearn(Method):
             raise OptionError(fact, f"Give --patch-size {size[0]} {size[0]}.")
         self.projector = ClassificationHead(encoder, options.features, hidden=options.hidden)
         self.teacher = Teacher(encoder, self.projector)
-        self.pairs = KeyContrast(
-            options.queue,
-            options.features,
-            criterion=options.criterion,
-            temperature=options.temperature,
-            eps=options.eps,
-            official=options.fidelity == "official",
-        )
+        self.pairs = KeyContrast(options)
         self.crop = ZoomCrop((size[0], size[1]), least=options.least_area)
         self.turn = Rotate(options.degrees)
         self.jitter = Jitter(options.brightness, options.contrast)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ from unlabeled.methods._base import (
     parameters,
     patch_for,
 )
-from unlabeled.methods._key_contrast import Criterion, KeyContrast, find_again, unit
+from unlabeled.methods._key_contrast import Criterion, KeyContrast, PairOptions, find_again, unit
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.gating import CodeGate
@@ -47,7 +47,7 @@ from unlabeled.nn.heads import ClassificationHead
 from unlabeled.nn.momentum import Teacher
 from unlabeled.nn.schedules import Schedule, cosine
 from unlabeled.nn.unet import UNetEncoder
-from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
+from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transforms.crop_pairs import PicturePairs, VolumePairs
 from unlabeled.transforms.cutout import GREY
 from unlabeled.transforms.mixing import Mixing, draw_weight
@@ -58,7 +58,7 @@ WEIGHT_DECAY = 1e-4  # official code
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SharedOptions):
+class Options(PairOptions):
     """Defaults of the official code for chest CT unless another source is named.
 
     Parameters
@@ -75,22 +75,8 @@ class Options(SharedOptions):
         Network that is carried to the task; for radiographs the official code has resnet18.
     features
         Length of an embedding, and width of the hidden layer before it.
-    temperature
-        Divides similarities.
-    queue
-        Earlier keys that a pair is told from.
-    momentum
-        Share of the teacher's weights that a step keeps.
-    criterion
-        NCE, or softmax over the pair and the queue.
-    eps
-        Of NCE.
-    mixing
-        Both parameters of the Beta distribution that alpha and lam come from; 1 is uniform.
     least_overlap
         What two crops of a volume share is more than this of what they cover together.
-    least_area
-        Smallest area of a crop over that of the picture.
     p_flip
         Probability of mirroring left and right before the network sees a view.
     degrees
@@ -101,10 +87,6 @@ class Options(SharedOptions):
         Largest width of the blur [voxel] (of volumes TorchIO's default, unconfirmed).
     brightness, contrast
         Largest change of each factor, of pictures.
-    holes
-        Squares that are cut out of each view of a picture.
-    hole_size
-        Edges of these squares [pixel].
     p_shuffle, p_paint
         Probabilities of local shuffling and of painting, of volumes; both views are painted or none.
     p_inpaint
@@ -114,8 +96,6 @@ class Options(SharedOptions):
     content_filter
         Which crops are taken: any, or those with lung (CT alone); auto takes those with lung in official mode on CT
         volumes (ours: the official code knows no other organ).
-    fidelity
-        Mend the quirks of the official code, or reproduce them.
     """
 
     patch_size: tuple[Count, ...] = (64, 64, 32)
@@ -123,29 +103,16 @@ class Options(SharedOptions):
     epochs: Count = 240
     samples_per_scan: Count = 16
     lr: Positive = 1e-3
-    features: Count = 128
     temperature: Positive = 0.2
-    queue: Count = 16384
-    momentum: Probability = 0.999
     criterion: Criterion = "nce"
-    eps: NonNegative = 1e-5
-    mixing: Annotated[float, Between(0.001)] = 1.0
     least_overlap: Annotated[float, Between(0, 0.9)] = 0.25
-    least_area: Probability = 0.2
-    p_flip: Probability = 0.5
-    degrees: NonNegative = 10.0
     zoom: Annotated[float, Between(0, 0.9)] = 0.1
     blur: NonNegative = 2.0
-    brightness: NonNegative = 0.4
-    contrast: NonNegative = 0.4
-    holes: Whole = 3
-    hole_size: Count = 32
     p_shuffle: Probability = 0.5
     p_paint: Probability = 0.9
     p_inpaint: Probability = 0.2
     shuffle_windows: Count = 10_000
     content_filter: ContentFilter = "auto"
-    fidelity: Literal["clean", "official"] = "clean"
 
 
 class Sample(NamedTuple):
@@ -183,14 +150,7 @@ class PreservationalLearning(Method):
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
         self.gate = CodeGate(encoder.dims + 4, encoder.channels[-1])
         self.teacher = Teacher(encoder, self.projector)
-        self.pairs = KeyContrast(
-            options.queue,
-            options.features,
-            criterion=options.criterion,
-            temperature=options.temperature,
-            eps=options.eps,
-            official=options.fidelity == "official",
-        )
+        self.pairs = KeyContrast(options)
         self.crops: PicturePairs | VolumePairs = (
             picture_pairs(options) if encoder.dims == 2 else volume_pairs(options)
         )
