@@ -1,19 +1,22 @@
-"""Options that the Rubik's cube methods share, and what follows from them."""
+"""What Rubik's cube and cube+ share: the options, and eight cubes of a scan that one encoder looks at."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from unlabeled.data.store import Record
 from unlabeled.errors import OptionError
-from unlabeled.methods._base import SharedOptions, parameters
+from unlabeled.methods._base import Method, SharedOptions, parameters
+from unlabeled.nn.encoders import Encoder
+from unlabeled.nn.puzzles import PieceHeads, pool_pieces
 from unlabeled.nn.schedules import Schedule, halving
 from unlabeled.options import Between, Count, NonNegative, Probability, Whole
-from unlabeled.transforms.cubes import CubePuzzle, cube_cutter
+from unlabeled.transforms.cubes import SLOTS, CubePuzzle, cube_cutter
 from unlabeled.transforms.puzzles import PieceCutter
 
 
@@ -97,11 +100,54 @@ class CubeOptions(SharedOptions):
         )
 
 
-def falling_adam(
-    options: CubeOptions, modules: Iterable[nn.Module]
-) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Make Adam; the rate falls to a tenth every `drop_every` epochs (third-party code)."""
-    return (
-        torch.optim.Adam(parameters(modules), lr=options.lr, weight_decay=options.weight_decay),
-        halving(options.drop_every, 0.1),
-    )
+class CubeMethod(Method):
+    """One encoder looks at eight cubes; heads that see all of them say their order, and answer further questions.
+
+    Attributes
+    ----------
+    asks
+        Names of the questions that have an answer for every slot.
+    puzzle
+        How cubes are cut, ordered and turned.
+    heads
+        Answer from the features of eight cubes.
+    """
+
+    keeps = "best"
+    asks: ClassVar[tuple[str, ...]]
+
+    options: CubeOptions
+
+    def __init__(self, options: CubeOptions, encoder: Encoder) -> None:
+        super().__init__(options, encoder)
+        self.puzzle = options.puzzle
+        encoder.check(options.patch_size)
+        answers = {"order": (options.permutations, 2), **dict.fromkeys(self.asks, (SLOTS, 1))}
+        self.heads = PieceHeads(
+            encoder.channels[-1],
+            SLOTS,
+            answers,
+            features=options.features,
+            width=options.head_width,
+        )
+
+    @classmethod
+    def require(cls, record: Record, options: CubeOptions) -> None:
+        """Refuse scans shorter than two cubes: constant padding would tell where a cube was."""
+        options.cutter.require(record.space)
+
+    def pooled(self, cubes: Tensor) -> Tensor:
+        """Compute ``batch slot feature``, the mean of each cube's coarsest map: the same weights for every cube."""
+        return pool_pieces(self.encoder, cubes)
+
+    def answers(self, cubes: Tensor) -> dict[str, Tensor]:
+        """Compute logits: ``order`` ``batch order``, every other ``batch slot``."""
+        return {name: told.float() for name, told in self.heads(self.pooled(cubes)).items()}
+
+    def optimiser(
+        self, name: str, modules: Iterable[nn.Module]
+    ) -> tuple[torch.optim.Optimizer, Schedule]:
+        """Make Adam; the rate falls to a tenth every `drop_every` epochs (third-party code)."""
+        rate, decay = self.options.lr, self.options.weight_decay
+        adam = torch.optim.Adam(parameters(modules), lr=rate, weight_decay=decay)
+        return adam, halving(self.options.drop_every, 0.1)

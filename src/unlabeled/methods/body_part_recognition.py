@@ -37,7 +37,6 @@ from unlabeled.methods._base import (
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import OrderHead, pool
 from unlabeled.nn.schedules import Schedule, stepping
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability
 from unlabeled.transforms.bodies import BODY_PIXELS, BodyCount
 from unlabeled.transforms.intensity import GainOffset
@@ -150,8 +149,7 @@ class BodyPartRecognition(Method):
         super().__init__(options, encoder)
         rows, columns = patch_for(encoder, options.patch_size)
         self.patch = rows, columns
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         joint = options.head == "joint"
         self.head = OrderHead(encoder.channels[-1], options.hidden if joint else None)
         shift = options.shift * min(self.patch)

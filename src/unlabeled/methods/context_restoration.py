@@ -35,7 +35,6 @@ from unlabeled.methods._base import (
 from unlabeled.nn.decoders import Deconvolutions, build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, cosine
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, Positive, Probability, Whole
 from unlabeled.transforms.shuffling import PatchSwap
 from unlabeled.transforms.spatial import RepeatedFlip
@@ -133,8 +132,7 @@ class ContextRestoration(Method):
         build = build_decoder if options.links else Deconvolutions
         self.decoder: nn.Module = build(encoder, out_channels=encoder.in_channels)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.swap = fitting_swap(options, self.patch)
         self.flip = RepeatedFlip(options.p_flip)
 

@@ -46,7 +46,6 @@ from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.gathering import gather_rows
 from unlabeled.nn.regions import RegionProjector, map_size, require_room
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transforms.brightness import BrightnessContrast
 from unlabeled.transforms.resizing import CropResize
@@ -164,8 +163,7 @@ class GlobalLocalContrast(Method):
         self.official = options.fidelity == "official"
         self.across = options.global_loss == "gd"
         self.patch = options.patch_size[:2]
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.crop = CropResize(options.crop, FIRST, LAST)
         self.recolour = BrightnessContrast(options.brightness, options.contrast)
         coarsest = map_size(self.patch, encoder.strides[-1])

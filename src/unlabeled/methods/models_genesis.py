@@ -41,7 +41,7 @@ from unlabeled.methods._base import (
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, halving
-from unlabeled.nn.unet import UNetEncoder, normalise_by
+from unlabeled.nn.unet import normalise_by
 from unlabeled.options import Count, Positive, Probability, Whole
 from unlabeled.transforms.intensity import BezierIntensity
 from unlabeled.transforms.masking import Paint
@@ -142,8 +142,7 @@ class ModelsGenesis(Method):
         super().__init__(options, encoder)
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         official = options.fidelity == "official"
         normalise_by(self, "batch" if official else "running")
         self.flip = RepeatedFlip(options.p_flip, axes=(None, 0, 1) if official else None)

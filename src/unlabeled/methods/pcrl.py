@@ -46,7 +46,6 @@ from unlabeled.nn.gating import CodeGate
 from unlabeled.nn.heads import ClassificationHead
 from unlabeled.nn.momentum import Teacher
 from unlabeled.nn.schedules import Schedule, cosine
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transforms.crop_pairs import PicturePairs, VolumePairs
 from unlabeled.transforms.cutout import GREY
@@ -144,8 +143,7 @@ class PreservationalLearning(Method):
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.projector = ClassificationHead(encoder, options.features, hidden=options.features)
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
         self.gate = CodeGate(encoder.dims + 4, encoder.channels[-1])

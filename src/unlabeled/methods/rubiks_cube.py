@@ -8,25 +8,20 @@ all eight say the order (softmax over K) and, of every slot, whether it is turne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError
 from unlabeled.losses.puzzles import scramble_losses, scramble_scores
-from unlabeled.methods._base import Method, Monitor, Needs, SharedOptions, Update
-from unlabeled.methods._cubes import CubeOptions, falling_adam
-from unlabeled.nn.encoders import Encoder
-from unlabeled.nn.puzzles import PieceHeads, pool_pieces
-from unlabeled.nn.schedules import Schedule
-from unlabeled.nn.unet import UNetEncoder
+from unlabeled.methods._base import Monitor, Needs, SharedOptions, Update
+from unlabeled.methods._cubes import CubeMethod, CubeOptions
 from unlabeled.options import NonNegative
-from unlabeled.transforms.cubes import SLOTS, Scrambled
+from unlabeled.transforms.cubes import Scrambled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,46 +43,19 @@ class Options(CubeOptions):
             raise OptionError("both weights of the loss are 0", "Give --order-weight 0.5.")
 
 
-class RubiksCube(Method):
+class RubiksCube(CubeMethod):
     """One encoder looks at eight cubes; heads say their order and which are turned."""
 
     needs: ClassVar[Needs] = Needs(unit=Unit.VOLUME, dims=(3,))
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("accuracy", "higher", chance="chance")
-    keeps = "best"
+    asks: ClassVar[tuple[str, ...]] = ("horizontal", "vertical")
 
     options: Options
-
-    def __init__(self, options: Options, encoder: Encoder) -> None:
-        super().__init__(options, encoder)
-        self.puzzle = options.puzzle
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(options.patch_size)
-        heads = {
-            "order": (options.permutations, 2),
-            "horizontal": (SLOTS, 1),
-            "vertical": (SLOTS, 1),
-        }
-        self.heads = PieceHeads(
-            encoder.channels[-1], SLOTS, heads, features=options.features, width=options.head_width
-        )
-
-    @classmethod
-    def require(cls, record: Record, options: Options) -> None:
-        """Refuse scans shorter than two cubes: constant padding would tell where a cube was."""
-        options.cutter.require(record.space)
 
     def views(self, record: Record, rng: Generator) -> Scrambled:
         """Cut the cubes, put them into another order, turn some; in evaluation each is cut from its cell's middle."""
         return self.puzzle(record, rng, jittered=self.training)
-
-    def pooled(self, cubes: Tensor) -> Tensor:
-        """Compute ``batch slot feature``, the mean of each cube's coarsest map: the same weights for every cube."""
-        return pool_pieces(self.encoder, cubes)
-
-    def answers(self, cubes: Tensor) -> dict[str, Tensor]:
-        """Compute logits: ``order`` ``batch order``, ``horizontal`` and ``vertical`` ``batch slot``."""
-        return {name: told.float() for name, told in self.heads(self.pooled(cubes)).items()}
 
     def losses(self, told: Mapping[str, Tensor], batch: Scrambled) -> dict[str, Tensor]:
         """Compare with what was done: ``order``, and ``rotation``, the sum of both directions [nat]."""
@@ -98,12 +66,6 @@ class RubiksCube(Method):
         each = self.losses(self.answers(batch.cubes), batch)
         alpha, beta = self.options.order_weight, self.options.rotation_weight
         yield Update(alpha * each["order"] + beta * each["rotation"], shows=each)
-
-    def optimiser(
-        self, name: str, modules: Iterable[nn.Module]
-    ) -> tuple[torch.optim.Optimizer, Schedule]:
-        """Make Adam; the rate falls to a tenth every so many epochs."""
-        return falling_adam(self.options, modules)
 
     def score(self, batch: Scrambled) -> dict[str, Tensor]:
         """Count right answers, beside what is right by chance: any order, and the commoner answer about turns."""

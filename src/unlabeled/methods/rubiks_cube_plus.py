@@ -8,25 +8,22 @@ is ``a L_order + b (L_horizontal + L_vertical) + c L_mask``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError
 from unlabeled.losses.puzzles import scramble_losses, scramble_scores, slot_loss
-from unlabeled.methods._base import Method, Monitor, Needs, SharedOptions, Update
-from unlabeled.methods._cubes import CubeOptions, falling_adam
+from unlabeled.methods._base import Monitor, Needs, SharedOptions, Update
+from unlabeled.methods._cubes import CubeMethod, CubeOptions
 from unlabeled.nn.encoders import Encoder
-from unlabeled.nn.puzzles import PieceHeads, pool_pieces
-from unlabeled.nn.schedules import Schedule
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import NonNegative, Probability
-from unlabeled.transforms.cubes import SLOTS, spread
+from unlabeled.transforms.cubes import spread
 from unlabeled.transforms.masking import MaskPieces
 
 
@@ -73,37 +70,20 @@ class Sample(NamedTuple):
     counts: Tensor  # *batch slot: 0 where a cube held only what fills, and nobody could tell
 
 
-class RubiksCubePlus(Method):
+class RubiksCubePlus(CubeMethod):
     """One encoder looks at eight cubes; heads say their order, which are turned, and which are masked."""
 
     needs: ClassVar[Needs] = Needs(unit=Unit.VOLUME, dims=(3,))
     options_class: ClassVar[type[SharedOptions]] = Options
     monitor: ClassVar[Monitor] = Monitor("accuracy", "higher", chance="chance")
-    keeps = "best"
+    asks: ClassVar[tuple[str, ...]] = ("horizontal", "vertical", "masked")
 
     options: Options
 
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
-        self.puzzle = options.puzzle
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(options.patch_size)
         fill = self.puzzle.background if options.fill == "background" else 0.0
         self.mask = MaskPieces(options.p_mask, options.p_drop, fill)
-        heads = {
-            "order": (options.permutations, 2),
-            "horizontal": (SLOTS, 1),
-            "vertical": (SLOTS, 1),
-            "masked": (SLOTS, 1),
-        }
-        self.heads = PieceHeads(
-            encoder.channels[-1], SLOTS, heads, features=options.features, width=options.head_width
-        )
-
-    @classmethod
-    def require(cls, record: Record, options: Options) -> None:
-        """Refuse scans shorter than two cubes: constant padding would tell where a cube was."""
-        options.cutter.require(record.space)
 
     def views(self, record: Record, rng: Generator) -> Sample:
         """Cut, order and turn the cubes, then take voxels out of some: last, so that the labels speak of slots."""
@@ -111,11 +91,6 @@ class RubiksCubePlus(Method):
         hidden, masked, _ = self.mask(scrambled.cubes, rng)
         counts = (scrambled.cubes != self.mask.fill).flatten(1).any(1)
         return Sample(hidden, *scrambled[1:], masked.float(), counts.float())
-
-    def answers(self, cubes: Tensor) -> dict[str, Tensor]:
-        """Compute logits: ``order`` ``batch order``; ``horizontal``, ``vertical``, ``masked`` ``batch slot``."""
-        told = self.heads(pool_pieces(self.encoder, cubes))
-        return {name: logits.float() for name, logits in told.items()}
 
     def losses(self, told: Mapping[str, Tensor], batch: Sample) -> dict[str, Tensor]:
         """Compare with what was done: ``order``, ``rotation``, the sum of both ways, and ``mask`` [nat]."""
@@ -131,12 +106,6 @@ class RubiksCubePlus(Method):
         order, rotation = self.options.order_weight, self.options.rotation_weight
         loss = order * each["order"] + rotation * each["rotation"]
         yield Update(loss + self.options.mask_weight * each["mask"], shows=each)
-
-    def optimiser(
-        self, name: str, modules: Iterable[nn.Module]
-    ) -> tuple[torch.optim.Optimizer, Schedule]:
-        """Make Adam; the rate falls to a tenth every so many epochs."""
-        return falling_adam(self.options, modules)
 
     def score(self, batch: Sample) -> dict[str, Tensor]:
         """Count right answers, beside what is right by chance: any order, and the commoner answer about slots."""

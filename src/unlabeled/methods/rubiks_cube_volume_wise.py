@@ -42,7 +42,6 @@ from unlabeled.nn.critics import PatchCritic, standing_still
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant, cosine
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability, Whole
 from unlabeled.rng import generator
 from unlabeled.transforms.planes import three_planes
@@ -157,8 +156,7 @@ class RubiksCubeVolumeWise(Method):
         super().__init__(options, encoder)
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.turn = options.turning
         self.flip = RepeatedFlip(options.p_flip)
         self.register_buffer("mean", torch.zeros(encoder.in_channels, *self.patch))

@@ -27,7 +27,6 @@ from unlabeled.methods._base import Feed, Method, Monitor, Needs, Phase, SharedO
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.prototypes import GridEmbedding, mask_on_grid, segment_by_support
 from unlabeled.nn.schedules import Schedule, decaying
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability
 from unlabeled.transforms.intensity import RandomGamma
 from unlabeled.transforms.overlay import tinted
@@ -168,8 +167,7 @@ class SuperpixelFewShot(Method):
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         self.patch = tuple(options.patch_size[:2])
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.embedding = GridEmbedding(encoder, options.width, options.stride)
         grid = [-(-edge // self.embedding.stride) for edge in self.patch]
         self.train_window = [max(1, edge // options.prototype_grid) for edge in grid]

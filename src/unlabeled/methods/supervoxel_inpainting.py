@@ -28,7 +28,6 @@ from unlabeled.methods._base import Feed, Method, Monitor, Needs, Phase, SharedO
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, Positive, Whole
 from unlabeled.rng import generator
 from unlabeled.transforms.supervoxel_maps import (
@@ -159,8 +158,7 @@ class SupervoxelInpainting(Method):
         super().__init__(options, encoder)
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
         self.patch = _base.patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
 
     @classmethod
     def intensity(cls, options: SharedOptions) -> IntensityRule:

@@ -46,7 +46,6 @@ from unlabeled.methods._surrogates import (
 from unlabeled.nn.critics import ImageCritic, PatchCritic
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transforms.colour import MOST_COLOUR, require_chroma
 from unlabeled.transforms.masking import InPaint
@@ -200,8 +199,7 @@ class SurrogateSupervision(Method):
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.weights = options.weights
         self.paint = InPaint(options.p_paint)
         self.tasks = nn.ModuleDict({task: self._build(task) for task in self.weights})

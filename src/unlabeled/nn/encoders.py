@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -73,6 +74,15 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Tensor) -> list[Tensor]:
         """Compute the feature maps."""
+
+    def check(self, space: Sequence[int]) -> None:
+        """Refuse an image of these edges [voxel]; by default none is refused.
+
+        Raises
+        ------
+        OptionError
+            The network cannot take such an image.
+        """
 
 
 def encoder_names() -> tuple[str, ...]:
