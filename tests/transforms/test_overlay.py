@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from unlabeled.transforms.overlay import LINE, TILE, captioned, heat, side_by_side
+from unlabeled.transforms.overlay import (
+    LINE,
+    TILE,
+    captioned,
+    heat,
+    in_range,
+    side_by_side,
+    upright,
+)
 
 
 def test_heat_is_where_the_weights_are():
@@ -40,3 +48,23 @@ def test_pictures_stand_side_by_side():
     assert sheet.shape == (3, 4, 12)
     assert sheet[0, 0, ::4].tolist() == [0, 1, 2]
     assert sheet[0, 2, ::4].tolist() == [3, 4, 0]
+
+
+def test_each_image_is_scaled_by_its_own_range_or_by_that_of_another():
+    images = torch.stack([torch.linspace(-2, 6, 27), torch.linspace(5, 9, 27)]).view(2, 1, 3, 3, 3)
+    shown = in_range(images)
+    assert torch.equal(shown.flatten(1).aminmax(dim=1).min, torch.zeros(2))
+    assert torch.equal(shown.flatten(1).aminmax(dim=1).max, torch.ones(2))
+    assert torch.allclose(in_range(images + 100), shown, atol=1e-5)
+    beyond = in_range(images * 3, images)
+    assert beyond.min() == 0
+    assert beyond.max() == 1
+    assert torch.equal(in_range(images, images), shown)
+
+
+def test_the_second_axis_goes_up():
+    slices = torch.arange(24.0).view(2, 1, 3, 4)
+    turned = upright(slices)
+    assert turned.shape == (2, 1, 4, 3)
+    assert torch.equal(turned[:, :, 0], slices[..., -1])
+    assert torch.equal(turned[..., 0], slices[:, :, 0].flip(-1))

@@ -40,6 +40,7 @@ from unlabeled.nn.schedules import Schedule, stepping
 from unlabeled.options import Count, NonNegative, Positive, Probability
 from unlabeled.transforms.bodies import BODY_PIXELS, BodyCount
 from unlabeled.transforms.intensity import GainOffset
+from unlabeled.transforms.overlay import upright
 from unlabeled.transforms.profiles import draw_profile
 from unlabeled.transforms.spatial import RepeatedFlip
 from unlabeled.transforms.warping import RandomWarp
@@ -246,7 +247,7 @@ class BodyPartRecognition(Method):
     def preview(self, batch: Pair) -> dict[str, Tensor]:
         """Show both slices upright, then the one that is taken for the upper one and the one that is."""
         found = self.compare(batch).argmax(1)
-        one, other = (each.transpose(2, 3).flip(2).clamp(0, 1) for each in batch[:2])
+        one, other = (upright(each).clamp(0, 1) for each in batch[:2])
         return {
             "first": one,
             "second": other,

@@ -36,6 +36,7 @@ from unlabeled.nn.decoders import Deconvolutions, build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, cosine
 from unlabeled.options import Count, Positive, Probability, Whole
+from unlabeled.transforms.overlay import in_range
 from unlabeled.transforms.shuffling import PatchSwap
 from unlabeled.transforms.spatial import RepeatedFlip
 
@@ -195,12 +196,9 @@ class ContextRestoration(Method):
         """Show the intact patch, the damaged one, what the network makes of it, and how far that is off (white: far)."""
         damaged, intact = batch.damaged.float(), batch.intact.float()
         restored = self.restore(damaged)
-        axes = tuple(range(2, intact.ndim))
-        low, high = intact.amin(axes, keepdim=True), intact.amax(axes, keepdim=True)
-        reach = (high - low).clamp(min=1e-6)
         shown = {"intact": intact, "damaged": damaged, "restored": restored}
-        pictures = {name: ((image - low) / reach).clamp(0, 1) for name, image in shown.items()}
-        return pictures | {"error": ((restored - intact).abs() / reach).clamp(0, 1)}
+        pictures = {name: in_range(image, intact) for name, image in shown.items()}
+        return pictures | {"error": (pictures["restored"] - pictures["intact"]).abs()}
 
     def carries(self) -> dict[str, nn.Module]:
         """Carry the analysis part, and the reconstruction part where it has links; a task replaces the last layer."""

@@ -48,6 +48,7 @@ from unlabeled.nn.regions import RegionProjector, map_size, require_room
 from unlabeled.nn.schedules import Schedule, constant
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transforms.brightness import BrightnessContrast
+from unlabeled.transforms.overlay import upright
 from unlabeled.transforms.resizing import CropResize
 
 HIDDEN, EMBEDDING = 1024, 128  # widths of the projectors (official code)
@@ -334,7 +335,7 @@ class GlobalLocalContrast(Method):
         nearest = nearest_slices(self.embed(images))[: images.shape[2]]
         others = (images[:, 0] if len(images) > 1 else images[:, 1]).flatten(0, 1)
         shown = {"slice": images[0, 0], "copy": images[0, 1], "nearest elsewhere": others[nearest]}
-        return {caption: _upright(each) for caption, each in shown.items()}
+        return {caption: upright(each).float().clamp(0, 1) for caption, each in shown.items()}
 
     def local_preview(self, batch: LocalSample) -> dict[str, Tensor]:
         """Show both versions, and where the second one is like the middle of the first."""
@@ -347,7 +348,7 @@ class GlobalLocalContrast(Method):
             "version 2": versions[:, 1],
             "like the middle": F.interpolate(alike[:, None].float(), self.patch),
         }
-        return {caption: _upright(each) for caption, each in shown.items()}
+        return {caption: upright(each).float().clamp(0, 1) for caption, each in shown.items()}
 
     def carries(self) -> dict[str, nn.Module]:
         """Carry the encoder to any task, and to segmentation the trained blocks of the decoder."""
@@ -383,8 +384,3 @@ def nearest_slices(embeddings: Tensor) -> Tensor:
 def _first(batch: GlobalSample | dict[str, GlobalSample]) -> GlobalSample:
     """Take one draw: held-out batches have the same volumes in both, and a volume is no neighbour of itself."""
     return batch["first"] if isinstance(batch, dict) else batch
-
-
-def _upright(slices: Tensor) -> Tensor:
-    """Turn axial slices so that the front is up, and cut to [0, 1]."""
-    return slices.mT.flip(-2).float().clamp(0, 1)

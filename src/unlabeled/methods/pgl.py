@@ -53,6 +53,7 @@ from unlabeled.transforms.brightness import Gain
 from unlabeled.transforms.degrading import GaussianBlur, GaussianNoise
 from unlabeled.transforms.intensity import RandomGamma
 from unlabeled.transforms.overlapping import Box, OverlappingBoxes, make_view
+from unlabeled.transforms.overlay import in_range
 
 MOST_STRETCH = 2  # of a scan that is shorter than a patch (ours)
 MOST_ADAPTIVE = 0.1  # rate above which AdamW learns nothing (ours)
@@ -339,14 +340,6 @@ class PriorGuidedLocal(Method):
         there = align(self.teacher(batch.second), *cut[1])
         alike = F.cosine_similarity(here, there, dim=1)[:, None].clamp(min=0)
         captions = ("view", "other view", "shared, of view", "shared, of other")
-        images = [_to_unit(each) for each in (*views, *shared)]
+        images = [in_range(each) for each in (*views, *shared)]
         shown = dict(zip(captions, images, strict=True))
         return {**shown, "features alike": F.interpolate(alike, self.patch)}
-
-
-def _to_unit(views: Tensor) -> Tensor:
-    """Stretch each view to [0, 1]."""
-    low, high = (
-        each[(...,) + (None,) * (views.ndim - 1)] for each in views.flatten(1).aminmax(dim=1)
-    )
-    return (views - low) / (high - low).clamp(min=1e-6)

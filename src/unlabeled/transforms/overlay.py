@@ -42,6 +42,38 @@ def heat(picture: Tensor, weights: Tensor) -> Tensor:
     return (1 - share) * picture.clamp(0, 1).unsqueeze(-3) + share * colour
 
 
+def in_range(image: Tensor, like: Tensor | None = None) -> Tensor:
+    """Scale intensities so that each image's own range, or that of another, becomes [0, 1].
+
+    Parameters
+    ----------
+    image
+        ``batch channel *space``.
+    like
+        As many images, whose lowest and highest intensities become 0 and 1: what lies beyond is cut.
+
+    Returns
+    -------
+    Tensor
+        Like `image`, single precision.
+
+    >>> in_range(torch.tensor([[2.0, 3.0], [5.0, 5.0]])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
+    ends = (image if like is None else like).float().flatten(1).aminmax(dim=1)
+    low, high = (end.view(-1, *(1,) * (image.ndim - 1)) for end in ends)
+    return ((image.float() - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+
+def upright(slices: Tensor) -> Tensor:
+    """Turn slices ``*any rows columns`` whose second axis goes up (to the front, in RAS) so that pictures show it up.
+
+    >>> upright(torch.tensor([[1, 2], [3, 4]])).tolist()
+    [[2, 4], [1, 3]]
+    """
+    return slices.mT.flip(-2)
+
+
 def tinted(image: Tensor, region: Tensor) -> Tensor:
     """Tint a region red on an image's first channel.
 
