@@ -8,7 +8,7 @@ so the best that f can give is the signal.  Its weights, and the images that it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -139,16 +139,27 @@ class VoidSeg(Method):
         return tuple(note for note, holds in said.items() if holds)
 
     def views(self, record: Record, rng: Generator) -> Sample:
-        """Cut a patch, blind it where it lies in the scan, and turn all three parts alike."""
+        """Cut a patch, turn it, and blind it where it lies in the scan: what is padded hides nothing."""
         size = patch_size(record, self.patch)
         start = draw_start(record.space, size, rng)
-        noisy = record.patch(start, size).reshape(record.channels, *self.patch)
-        lying = zip(start, record.space, self.patch, strict=False)
-        region = (slice(None), *(slice(max(0, -a), min(edge, n - a)) for a, n, edge in lying))
-        blinded, hidden = noisy.clone(), torch.zeros_like(noisy, dtype=torch.bool)
-        blinded[region], hidden[region] = self.blind(noisy[region], rng)
         way = self.turn.draw(self.patch, rng) if self.options.turns else 0
-        return Sample(*(turn_square(part, way) for part in (blinded, noisy, hidden)))
+        patch = record.patch(start, size).reshape(record.channels, *self.patch)
+        noisy = turn_square(patch, way)
+        if min(start) >= 0:
+            blinded, hidden = self.blind(noisy, rng)
+            return Sample(blinded, noisy, hidden)
+        blinded, hidden = noisy.clone(), torch.zeros_like(noisy, dtype=torch.bool)
+        region = self.region(start, record.space, way)
+        blinded[region], hidden[region] = self.blind(noisy[region], rng)
+        return Sample(blinded, noisy, hidden)
+
+    def region(self, start: Sequence[int], space: Sequence[int], way: int) -> tuple[slice, ...]:
+        """Say where a scan smaller than the patch lies in it, once it is turned: for channels and each axis."""
+        inside = torch.zeros(1, *self.patch, dtype=torch.bool)
+        lying = zip(start, space, self.patch, strict=False)
+        inside[0][tuple(slice(max(0, -a), min(edge, n - a)) for a, n, edge in lying)] = True
+        first, last = turn_square(inside, way)[0].nonzero().aminmax(dim=0)
+        return (slice(None), *(slice(a, b + 1) for a, b in zip(first, last, strict=True)))
 
     def denoise(self, image: Tensor) -> Tensor:
         """Say what the surroundings tell of every voxel, ``batch channel *space``."""
