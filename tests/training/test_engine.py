@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -278,6 +279,42 @@ def test_nothing_held_out_means_no_scores(tmp_path, records):
     result = run(tmp_path, records, make(steps=2), held_out=0)
     assert result.score == {}
     assert result.best is None
+
+
+def test_what_is_held_out_of_no_stream_is_left_out_of_scores_that_can_do_without(tmp_path, records):
+    """Only p00 and p10 are in the stream of few: with other subjects held out, its samples cannot be scored."""
+
+    class Lenient(Stages):
+        def phases(self):
+            first, second = super().phases()
+            feeds = {**second.feeds, "few": replace(second.feeds["few"], scored=False)}
+            return first, replace(second, feeds=feeds)
+
+        def score(self, batch):
+            if isinstance(batch, dict):
+                asked.append(set(batch))
+            return super().score(batch)
+
+    asked: list[set[str]] = []
+    few, others = [r for r in records if r.subject[-1] == "0"], records[1:9]
+    alike = {"held_out": 2, "held_out_batches": 1}
+    kept = run(tmp_path / "a", [*others[:2], *few, *others[2:]], make(Stages), **alike)
+    assert kept.score == {}
+    scored = run(tmp_path / "b", [*others[:2], *few, *others[2:]], make(Lenient), **alike)
+    assert set(scored.score) == {"mse", "variance"}
+    assert set.union(*asked) == {"scans"}
+    asked.clear()
+    run(tmp_path / "c", [few[0], others[0], few[1], *others[1:]], make(Lenient), **alike)
+    assert set.union(*asked) == {"scans", "few"}
+
+
+def test_a_stream_without_training_scans_is_found_out_before_the_first_phase(tmp_path, records):
+    method = make(Stages)
+    before = weights(method)
+    with pytest.raises(RunError, match="phase second has no training scans for its stream few"):
+        run(tmp_path, [r for r in records if r.subject[-1] != "0"], method)
+    assert same(before, weights(method))
+    assert not RunFolder(tmp_path).read_log()
 
 
 def test_a_run_folder_is_not_overwritten(tmp_path, records):

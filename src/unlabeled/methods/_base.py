@@ -104,6 +104,9 @@ class Feed:
     pace
         Tells an item what share of the phase is over, from 0 at its first step to 1 at its last, and gives the item
         back, for what changes as training goes on (a curriculum).  Held-out items are not told.
+    scored
+        Whether a score needs held-out samples of it.  Where it does not, and nothing held out belongs to the stream, held-out
+        batches come without it; with no stream at all, nothing is scored.
     """
 
     views: Callable[[Any, Generator], Any]
@@ -112,6 +115,7 @@ class Feed:
     accepts: Callable[[Record], bool] = lambda record: True
     group: Callable[[Sequence[Record]], Sequence[Any]] = list
     pace: Callable[[Any, float], Any] | None = None
+    scored: bool = True
 
 
 @dataclass(frozen=True)

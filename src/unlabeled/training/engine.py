@@ -111,6 +111,9 @@ class Loop:
         """Run what is left of the training."""
         began = time.monotonic()
         saved = self._resume() if self.settings.resume else None
+        for phase in self.phases[self.progress.clock.phase :]:
+            for name, feed in phase.feeds.items():
+                _require_some(phase, name, any(map(feed.accepts, self.records)))
         if self.first:
             self.log = Log(self.folder)
         try:
@@ -224,11 +227,7 @@ class Loop:
     def _plan(self, phase: Phase) -> tuple[dict[str, tuple[Any, ...]], Plan]:
         items = items_of(phase, self.records)
         for name, chosen in items.items():
-            if not chosen:
-                raise RunError(
-                    f"phase {phase.name} has no training scans for its stream {name}",
-                    "Add scans, or see what is usable with `unlabeled check`.",
-                )
+            _require_some(phase, name, bool(chosen))
         plan = make_plan(
             phase,
             items,
@@ -409,3 +408,13 @@ class Loop:
                     f"{self.progress.clock.total}",
                     "Give a lower --lr or --precision 32; the last checkpoint is from before.",
                 )
+
+
+def _require_some(phase: Phase, stream: str, some: bool) -> None:
+    """Refuse a stream that nothing belongs to: before the first phase, lest the phases before it are for nothing."""
+    if not some:
+        raise RunError(
+            f"phase {phase.name} has no training scans for its stream {stream}",
+            "Add scans; or, where all of this kind are held out, say in a manifest's column `split` who trains.  "
+            "`unlabeled check` says what is usable.",
+        )

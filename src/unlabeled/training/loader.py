@@ -114,9 +114,11 @@ class _Collate:
         self.feeds = tuple(feeds)
 
     def __call__(self, samples: list[tuple[str, Any]]) -> Any:
+        given = {of for of, _ in samples}
         batches = {
             feed: default_collate([sample for of, sample in samples if of == feed])
             for feed in self.feeds
+            if feed in given
         }
         return batches if len(self.feeds) > 1 else batches[self.feeds[0]]
 
@@ -174,9 +176,11 @@ def load(
 def held_out_batch(
     phase: Phase, items: Mapping[str, Sequence[Any]], *, seed: int, number: int
 ) -> Any:
-    """Make a fixed batch of held-out samples: the same every epoch."""
+    """Make a fixed batch of held-out samples, the same every epoch; without the streams that have no items."""
     samples = []
     for name, feed in phase.feeds.items():
+        if not items[name]:
+            continue
         for place in range(feed.batch_size):
             spot = number * feed.batch_size + place
             item = items[name][spot % len(items[name])]

@@ -52,7 +52,8 @@ class Watcher:
         """Score the same held-out samples as ever, and draw a preview of the first batch."""
         items = items_of(phase, self.held_out)
         progress.unscored = 0
-        if not all(items.values()) or not self.settings.held_out_batches:
+        lacking = any(feed.scored and not items[name] for name, feed in phase.feeds.items())
+        if lacking or not any(items.values()) or not self.settings.held_out_batches:
             return {}
         sums: dict[str, float] = {}
         self.method.eval()
