@@ -25,9 +25,11 @@ from torch import Generator, Tensor, nn
 
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Scan, Unit
+from unlabeled.data.splits import given_split
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
 from unlabeled.losses.photometric import edge_aware_smoothness, photometric_error
+from unlabeled.losses.segmentation import dice_of_classes
 from unlabeled.methods._base import (
     Feed,
     Method,
@@ -164,19 +166,26 @@ class ArthroscopyDepth(Method):
     @classmethod
     def suit(cls, options: Options, records: Sequence[Record]) -> Options:
         """Count the classes; refuse data without pairs where depth is learnt, and without masks where it is not."""
-        keep_apart(records)
-        labels = [max(each.labelled_voxels, default=0) for each in records if has_mask(each)]
+        parts = [replace(each.source, split=each.source.split or "train") for each in records]
+        given_split(parts)  # refuses a patient in two of them
+        learnt = [each for each, own in zip(records, parts, strict=True) if own.split == "train"]
+        labels = [max(each.labelled_voxels, default=0) for each in learnt if has_mask(each)]
         joint = options.depth_weight > 0 and bool(labels)
-        if (options.depth_first or joint) and not any(map(is_pair, records)):
+        if (options.depth_first or joint) and not any(map(is_pair, learnt)):
             raise DataError(
-                "no scan has a right view, and depth is learnt from stereo pairs alone, not from single frames",
+                "no scan to learn from has a right view, and depth comes of stereo pairs alone, not of single frames",
                 "Name both pictures of a pair in the manifest's column image: left.png;right.png; or give "
                 "--no-depth-first --depth-weight 0 to segment without depth.",
             )
         if not labels and not options.depth_first:
             raise DataError(
-                "no scan has a mask, and --no-depth-first leaves nothing to learn",
+                "no scan to learn from has a mask, and --no-depth-first leaves nothing to learn",
                 "Name masks in the manifest's column mask, or leave --no-depth-first out.",
+            )
+        if not labels and options.classes is not None:
+            raise OptionError(
+                f"--classes is {options.classes}, and no scan to learn from has a mask",
+                "Leave --classes out, or name masks in the manifest's column mask.",
             )
         if not labels:
             return options
@@ -200,10 +209,10 @@ class ArthroscopyDepth(Method):
             objects = replace(pairs, group=self.of_objects)
             stages.append(Phase("depth", self.step, {"depth": depth}, {"pairs": objects}))
         if self.segment is not None:
-            feeds = {"labelled": Feed(self.labelled, own.batch_size, unit, has_mask)}
+            feeds = {"labelled": Feed(self.labelled, own.batch_size, unit, has_mask, scored=False)}
             trains: list[nn.Module] = [self.encoder, self.decoder, self.segment]
             if own.depth_weight:
-                feeds["pairs"] = replace(pairs, group=self.of_patients)
+                feeds["pairs"] = replace(pairs, group=self.of_patients, scored=False)
                 trains.append(self.disparity)
             joint = Phase(
                 "joint",
@@ -278,7 +287,8 @@ class ArthroscopyDepth(Method):
 
     def segment_with_depth(self, batch: Any) -> Iterator[Update]:
         """Segment labelled frames, and learn depth from pairs; each batch passes by itself."""
-        labelled, pair = _streams(batch)
+        streams = _streams(batch)
+        labelled, pair = streams["labelled"], streams.get("pairs")
         loss = F.cross_entropy(self.name_classes(labelled.frame), labelled.mask)
         shows = {"segmentation": loss}
         if pair is not None:
@@ -313,16 +323,13 @@ class ArthroscopyDepth(Method):
         }
 
     def score_joint(self, batch: Any) -> dict[str, Tensor]:
-        """Measure the mean Dice of the structures that the masks show."""
-        labelled, _ = _streams(batch)
-        logits = self.name_classes(labelled.frame)
-        named = F.one_hot(logits.argmax(1), logits.shape[1])[..., 1:].flatten(0, 2).float()
-        known = labelled.mask.clamp(max=logits.shape[1] - 1)
-        truth = F.one_hot(known, logits.shape[1])[..., 1:].flatten(0, 2).float()
-        size = named.sum(0) + truth.sum(0)
-        dice = 2 * (named * truth).sum(0) / size.clamp(min=1)
-        shown = (truth.sum(0) > 0).float()
-        return {"dice": (dice * shown).sum() / shown.sum().clamp(min=1)}
+        """Measure the mean Dice of structures, and the error of pairs: of what is held out."""
+        streams = _streams(batch)
+        scores = self.score(streams["pairs"]) if "pairs" in streams else {}
+        if "labelled" in streams:
+            frame, mask = streams["labelled"]
+            scores["dice"] = dice_of_classes(self.name_classes(frame).argmax(1), mask)
+        return scores
 
     def preview(self, batch: Pair) -> dict[str, Tensor]:
         """Show both pictures, the left one rebuilt, its error, and the disparity."""
@@ -337,14 +344,17 @@ class ArthroscopyDepth(Method):
         }
 
     def preview_joint(self, batch: Any) -> dict[str, Tensor]:
-        """Show a frame, its mask, the classes named, and the disparity."""
-        labelled, _ = _streams(batch)
-        logits = self.name_classes(labelled.frame)
+        """Show a frame, its mask, the classes named, and the disparity; pairs where no frame with a mask is held out."""
+        streams = _streams(batch)
+        if "labelled" not in streams:
+            return self.preview(streams["pairs"])
+        frame, mask = streams["labelled"]
+        logits = self.name_classes(frame)
         last = max(1, logits.shape[1] - 1)
-        near = self.disparity(self.decode(labelled.frame))[0][:, :1]
+        near = self.disparity(self.decode(frame))[0][:, :1]
         return {
-            "frame": labelled.frame,
-            "mask": (labelled.mask[:, None] / last).clamp(max=1),
+            "frame": frame,
+            "mask": (mask[:, None] / last).clamp(max=1),
             "named": logits.argmax(1, keepdim=True) / last,
             "disparity": near / self.options.most,
         }
@@ -361,18 +371,6 @@ class ArthroscopyDepth(Method):
     def carries(self) -> dict[str, nn.Module]:
         """Carry encoder and decoder, which know shape, to segmentation."""
         return {"encoder": self.encoder, "decoder": self.decoder}
-
-
-def keep_apart(records: Sequence[Record]) -> None:
-    """Refuse frames of one patient on both sides of a split."""
-    parts: dict[str, str] = {}
-    for record in records:
-        part = record.source.split or "train"
-        if parts.setdefault(record.subject, part) != part:
-            raise DataError(
-                f"the patient of {record.source.name} is in {parts[record.subject]} and in {part}",
-                "Put all frames of a patient into one part, or leave the column `split` out.",
-            )
 
 
 def visit(record: Record) -> str:
@@ -395,8 +393,6 @@ def read_views(record: Record) -> Tensor:
     return torch.from_numpy(record.extras[VIEWS].whole()).float() / 255
 
 
-def _streams(batch: Any) -> tuple[Labelled, Pair | None]:
-    """Take a batch apart: labelled frames, and pairs where there are some."""
-    if isinstance(batch, Mapping):
-        return batch["labelled"], batch.get("pairs")
-    return batch, None
+def _streams(batch: Any) -> Mapping[str, Any]:
+    """Name the streams of a batch: without pairs, the frames come bare."""
+    return {"labelled": batch} if isinstance(batch, Labelled) else batch
