@@ -28,6 +28,7 @@ from unlabeled.demo.hearts import write_hearts
 from unlabeled.demo.modalities import write_modalities
 from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.demo.spines import write_spines
+from unlabeled.demo.stereo import write_stereo
 from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
 from unlabeled.methods._registry import find
@@ -47,6 +48,10 @@ SMALL = {
     "anatomical-position 2D resenc-tiny": (
         2,
         {"encoder": "resenc-tiny", "patch_size": (96, 96), "batch_size": 8},
+    ),
+    "arthroscopy-depth 2D resenc-tiny": (
+        2,
+        {"encoder": "resenc-tiny", "patch_size": (48, 64), "batch_size": 6, "classes": 2},
     ),
     "body-part-recognition 2D resenc-tiny": (
         2,
@@ -225,6 +230,7 @@ SMALL = {
 }
 FULL = {
     "anatomical-position 2D unet": (2, {}),
+    "arthroscopy-depth 2D unet": (2, {"classes": 2}),
     "body-part-recognition 2D resnet18": (2, {"spacing": None}),
     "context-restoration 2D unet": (2, {"patch_size": (224, 288)}),
     "endoscopic-recolorization 2D resenc-l": (2, {"encoder": "resenc-l"}),
@@ -269,6 +275,8 @@ BRAINS = {"fmri-reconstruction"}
 HEARTS = {"anatomical-position"}
 #: methods that learn from people who were scanned again
 VISITS = {"spinal-mri"}
+#: methods that learn from stereo pairs, and from masks of single frames beside them
+STEREO = {"arthroscopy-depth"}
 #: methods that learn from masks too
 MASKED = {"self-loop-uncertainty"}
 #: patches that a scan must hold side by side, where that is more than one: by slug
@@ -364,6 +372,8 @@ def main() -> None:
             elif slug in HEARTS:
                 size = {"edge": edge, "pixel": 180 / edge, "slices": 10}
                 scans = write_hearts(Path(place, slug), studies=8, **size)
+            elif slug in STEREO:
+                scans = write_stereo(Path(place, slug), objects=8, patients=8, shape=(edge, edge))
             elif slug in VISITS:
                 scans = write_spines(Path(place, slug), dims=dims)
             elif kind.needs.colour:

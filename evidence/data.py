@@ -12,6 +12,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from unlabeled.demo.stereo import write_stereo
+
 PARTS = ("train", "val", "test")
 NOISE = 20.0  # added to nuclei [grey levels of 8 bits], one of the paper's
 LUNGS = 1 | 2  # bits of a mask of chest-xray-notes-masks
@@ -33,6 +35,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "cardiac-cine-mri": _cardiac,
         "cardiac-cine-mri--planes": _planes,
         "colonoscopy": _colonoscopy,
+        "colonoscopy--pairs": _pairs,
         "nuclei": _nuclei,
         "nuclei--clean": _clean_nuclei,
         "skin-lesions": _skin,
@@ -261,6 +264,16 @@ def _colonoscopy(source: Path, place: Path) -> tuple[Path, Path]:
     ]
     scans = _manifest(place / "scans.csv", unlabelled)
     return scans, _manifest(place / "labelled.csv", rows)
+
+
+def _pairs(source: Path, place: Path) -> tuple[Path, Path]:
+    """Stereo pairs of a virtual camera, which stand for routine objects; every frame with its polyp mask.
+
+    No real set at hand has pairs and masks: the pairs are drawn, the frames and their masks are real.
+    """
+    _, labelled = _colonoscopy(source, place)
+    scans = write_stereo(place / "pairs", objects=60, patients=0, shape=(96, 128), masks=False)
+    return scans, labelled
 
 
 def _skin(source: Path, place: Path) -> tuple[Path, Path]:
