@@ -86,15 +86,20 @@ def record(records_of, scans):
     return records_of(scans)[0]
 
 
+def body(record) -> module.Body:
+    """Give what the method groups a scan into."""
+    return module.Body(record, module.body_planes(record, Options()))
+
+
 def batch_of(made: MultimodalPuzzles, records, count: int = 4) -> module.Puzzle:
     return default_collate(
-        [made.views(records[at % len(records)], generator(at)) for at in range(count)]
+        [made.views(body(records[at % len(records)]), generator(at)) for at in range(count)]
     )
 
 
 def still(made: MultimodalPuzzles, record) -> MultimodalPuzzles:
     """Let every puzzle be of the same slice, which is read once."""
-    area = made.area(record, generator(0))
+    area = made.area(body(record), generator(0))
     made.area = lambda record, rng: area
     return made
 
@@ -114,7 +119,7 @@ def write_volumes(place: Path, rows: dict[str, list[np.ndarray]]) -> Path:
 def test_must_have_1_every_piece_has_a_modality_of_its_own(record):
     """Over many puzzles each modality has its share, and pieces are drawn independently."""
     made = still(method(), record)
-    drawn = torch.stack([made.views(record, generator(seed)).modality for seed in range(600)])
+    drawn = torch.stack([made.views(body(record), generator(seed)).modality for seed in range(600)])
     share, sigma = drawn.float().mean(), (0.25 / drawn.numel()) ** 0.5
     assert abs(share - 0.5) < 3 * sigma
     patterns = (drawn * torch.tensor([1, 2, 4, 8])).sum(1)
@@ -124,11 +129,11 @@ def test_must_have_1_every_piece_has_a_modality_of_its_own(record):
 def test_must_have_1_pieces_hold_the_modality_drawn(record):
     """Each piece is the part of its own modality at its place."""
     made = still(method(gap=0.2), record)
-    plain = made.area(record, generator(0))
+    plain = made.area(body(record), generator(0))
     rows, columns = made.puzzle.cells.size
     seen = set()
     for seed in range(6):
-        puzzle = made.views(record, generator(seed))
+        puzzle = made.views(body(record), generator(seed))
         drawn = zip(puzzle.pieces, puzzle.modality, puzzle.starts.tolist(), strict=True)
         for piece, which, (row, column) in drawn:
             assert torch.equal(piece[0], plain[which, row : row + rows, column : column + columns])
@@ -225,8 +230,8 @@ def test_must_have_7_pieces_in_order_are_the_image(records_of, tmp_path):
     brain, _ = draw_contrasts(1, (32, 32, 6))
     (only,) = records_of(write_volumes(tmp_path, {"p": [brain]}))
     made = method(gap=0.0, single=True)
-    puzzle = made.views(only, generator(0))
-    area = made.area(only, generator(0))
+    puzzle = made.views(body(only), generator(0))
+    area = made.area(body(only), generator(0))
     assert torch.equal(module.assemble(puzzle.pieces, (2, 2)), area[:1])
     identity = torch.arange(4)[None]
     assert torch.equal(in_order(puzzle.pieces[None], identity)[0], puzzle.pieces)
@@ -234,7 +239,7 @@ def test_must_have_7_pieces_in_order_are_the_image(records_of, tmp_path):
 
 def test_must_have_8_all_orders_are_drawn(record):
     made = still(method(), record)
-    drawn = [tuple(made.views(record, generator(s)).order.tolist()) for s in range(1200)]
+    drawn = [tuple(made.views(body(record), generator(s)).order.tolist()) for s in range(1200)]
     counts = [drawn.count(order) for order in set(drawn)]
     assert len(counts) == math.factorial(4), "the identity is among them"
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -301,7 +306,9 @@ def test_translation_comes_first_and_then_stands_still(records_of, apart):
         accepted = [r for r in records if feed.accepts(r)]
         assert [r.modality for r in accepted] == [name] * 3
     batch = {
-        name: default_collate([feed.views(r, generator(0)) for r in records if feed.accepts(r)])
+        name: default_collate(
+            [feed.views(body(r), generator(0)) for r in records if feed.accepts(r)]
+        )
         for name, feed in first.feeds.items()
     }
     assert [update.of for update in first.step(batch)] == ["translators", "critics"]
@@ -345,7 +352,9 @@ def test_must_have_12_a_missing_modality_is_not_drawn(records_of, tmp_path):
     scans = write_volumes(tmp_path / "scans", rows)
     made = method()
     drawn = {
-        r.subject: {int(m) for seed in range(20) for m in made.views(r, generator(seed)).modality}
+        r.subject: {
+            int(m) for seed in range(20) for m in made.views(body(r), generator(seed)).modality
+        }
         for r in records_of(scans)
     }
     assert sorted(map(sorted, drawn.values())) == [[0], [0, 1], [0, 2]]
@@ -423,10 +432,14 @@ def test_intensities_of_pieces_change_each_by_itself_on_demand(record):
 
 def test_held_out_pieces_lie_in_the_middle_of_their_cells(record):
     made = method(gap=0.2)
-    starts = {tuple(made.views(record, generator(s)).starts.flatten().tolist()) for s in range(9)}
+    starts = {
+        tuple(made.views(body(record), generator(s)).starts.flatten().tolist()) for s in range(9)
+    }
     assert len(starts) > 1
     made.eval()
-    starts = {tuple(made.views(record, generator(s)).starts.flatten().tolist()) for s in range(9)}
+    starts = {
+        tuple(made.views(body(record), generator(s)).starts.flatten().tolist()) for s in range(9)
+    }
     assert len(starts) == 1
 
 
@@ -434,7 +447,7 @@ def test_intensities_of_other_units_enter_alike(records_of, tmp_path):
     """Each modality of a scan is standardised by itself."""
     brain, _ = draw_contrasts(0, (24, 22, 12))
     (only,) = records_of(write_volumes(tmp_path, {"p": [brain, 300 * brain + 70]}))
-    area = method().area(only, generator(0))
+    area = method().area(body(only), generator(0))
     torch.testing.assert_close(area[0], area[1], atol=1e-2, rtol=0)
     assert area.std() > 0.3
     assert MultimodalPuzzles.intensity(Options()).kind == "zscore"
@@ -464,6 +477,45 @@ def test_previews_show_the_puzzle_put_back(record):
     assert torch.equal(shown["put back"], shown["as it was"])
     torch.testing.assert_close(shown["put back softly"], shown["as it was"], atol=1e-4, rtol=0)
     assert not torch.equal(shown["given"], shown["as it was"])
+
+
+def test_previews_of_volumes_have_the_front_up_and_pictures_lie_as_they_are(
+    record, apart, records_of
+):
+    made = method(temperature=0.05, patch_size=(32, 48), gap=0.0)
+    batch = batch_of(made, [record], 2)
+    assert bool(batch.axial.all())
+    (upper, _), (whole, _) = (
+        made.preview(batch._replace(axial=at))["as it was"] for at in (batch.axial, ~batch.axial)
+    )
+    assert whole.shape == (1, 34, 50)
+    assert torch.equal(upper, whole.transpose(1, 2).flip(1)), "left to right, and the front up"
+    made = method(**TRANSLATING)
+    assert made.translation is not None
+    records = records_of(apart, **TRANSLATING)
+    pictures = {
+        name: default_collate(
+            [made.picture(name, body(r), generator(0)) for r in records if r.modality == name]
+        )
+        for name in ("T1", "T2")
+    }
+    shown = made.translation.preview(pictures)
+    flat = {name: each._replace(axial=~each.axial) for name, each in pictures.items()}
+    for caption, image in made.translation.preview(flat).items():
+        assert torch.equal(shown[caption], image.mT.flip(-2))
+
+
+def test_which_slices_may_be_drawn_is_looked_up_once(records_of, scans):
+    made, records = method(least_body=0.3), records_of(scans)
+    bodies = made.bodies(records)
+    assert [each.record for each in bodies] == list(records)
+    for each in bodies:
+        counts = each.record.extras["body_pixels"].whole().reshape(-1)
+        least = 0.3 * each.record.space[0] * each.record.space[1]
+        assert each.planes.tolist() == [at for at, count in enumerate(counts) if count >= least]
+        assert 0 < len(each.planes) < each.record.space[2]
+    (feed,) = made.phases()[0].feeds.values()
+    assert [each.record for each in feed.group(records)] == list(records)
 
 
 def test_a_run_with_translation_goes_on_as_if_never_stopped(apart, tmp_path):
@@ -552,7 +604,7 @@ def closeness(done, scans: Path, cache: Path) -> tuple[float, float]:
     own = MultimodalPuzzles(made, encoder).eval()
     same, other = [], []
     for seed in range(24):
-        area = own.area(held[seed % len(held)], generator(seed))[:2]
+        area = own.area(body(held[seed % len(held)]), generator(seed))[:2]
         seen = []
         for modality in (0, 1):
             mixture = own.puzzle.draw([modality], generator(0), jittered=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,9 @@ from scipy import stats
 
 from unlabeled.data.slices import Slice
 from unlabeled.rng import generator
-from unlabeled.transforms.mixed_puzzles import MixedPuzzle, not_blank, read_body
+from unlabeled.transforms._draws import uniforms
+from unlabeled.transforms.mixed_puzzles import LEAST_RANGE, MixedPuzzle, not_blank, read_body
+from unlabeled.transforms.puzzles import Cells, cut
 
 
 def numbered(*space: int, box=None) -> SimpleNamespace:
@@ -47,6 +51,58 @@ def test_each_piece_lies_in_its_cell_and_is_of_the_modality_drawn(seed, grid, ed
         assert (place // edge) // cell == number // grid
         assert (place % edge) // cell == number % grid
     assert sorted(mixture.order.tolist()) == list(range(grid**2))
+
+
+def plain_starts(cells: Cells, rng, jitter: float):
+    """Say axis by axis and piece by piece where each lies, as one would write it first."""
+    placed = []
+    numbers = iter(uniforms(len(cells.grid) * int(np.prod(cells.grid)), rng))
+    for cell in product(*map(range, cells.grid)):
+        start = []
+        for at, many, whole, edge in zip(cell, cells.grid, cells.space, cells.size, strict=True):
+            slack = whole // many - edge
+            most = int(jitter * slack)
+            offset = (slack - most) // 2 + int(next(numbers) * (most + 1))
+            start.append(at * (whole // many) + offset)
+        placed.append(tuple(start))
+    return tuple(placed)
+
+
+@pytest.mark.parametrize("jitter", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize(
+    ("grid", "space", "size"), [((3, 3), (96, 96), (28, 28)), ((2, 3, 2), (13, 17, 9), (4, 5, 3))]
+)
+def test_starts_are_those_of_the_plain_version(grid, space, size, jitter):
+    cells = Cells(grid, space, size)
+    for seed in range(20):
+        plain = plain_starts(cells, generator(seed), jitter)
+        assert cells.starts(generator(seed), jitter) == plain
+    corners = tuple(tuple(np.multiply(at, cells.edges)) for at in product(*map(range, grid)))
+    assert cells.corners == corners
+    middles = tuple(tuple(np.add(at, np.floor_divide(cells.slack, 2))) for at in corners)
+    assert cells.starts() == middles
+
+
+def test_pieces_are_those_of_cutting_every_modality():
+    area = torch.rand(3, 40, 52, generator=generator(1))
+    puzzle = MixedPuzzle.of((40, 52), 3, 0.1)
+    for seed in range(20):
+        mixture = puzzle.draw([0, 2, 1], generator(seed), jittered=True)
+        every = cut(area, mixture.starts.tolist(), puzzle.cells.size)
+        plain = every[torch.arange(9), mixture.modality, None]
+        found = puzzle.cut(area, mixture)
+        assert torch.equal(found, plain)
+        assert found.is_contiguous()
+
+
+def test_blank_ones_are_those_of_the_plain_version():
+    for seed in range(20):
+        area = torch.rand(4, 6, 5, generator=generator(seed))
+        area[seed % 4] = 0.5
+        area[(seed + 1) % 4] = 0.5
+        area[(seed + 1) % 4, 2, 3] += 2 * LEAST_RANGE if seed % 2 else LEAST_RANGE / 2
+        low, high = area.flatten(1).aminmax(dim=1)
+        assert not_blank(area) == (high - low > LEAST_RANGE).nonzero()[:, 0].tolist()
 
 
 def test_all_orders_are_as_likely():

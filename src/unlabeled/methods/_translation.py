@@ -85,9 +85,10 @@ class TranslationOptions(SharedOptions):
 
 
 class Picture(NamedTuple):
-    """One modality of a slice, ``*batch 1 rows columns``."""
+    """One modality of a slice, ``*batch 1 rows columns``, and whether its rows run from left to right."""
 
     image: Tensor
+    axial: Tensor
 
 
 class Translation(nn.Module):
@@ -201,10 +202,10 @@ class Translation(nn.Module):
         real = self.pictures(batch)
         shown = {}
         for at, name in enumerate(self.names):
-            other = self.names[1 - at]
-            shown[name] = real[at]
-            shown[f"{name} as {other}"] = self(real[at], 1 - at)
-        return {caption: as_picture(image, image) for caption, image in shown.items()}
+            made = self(real[at], 1 - at)
+            for caption, image in ((name, real[at]), (f"{name} as {self.names[1 - at]}", made)):
+                shown[caption] = upright(as_picture(image, image), batch[name].axial)
+        return shown
 
 
 def translation_adam(
@@ -220,3 +221,8 @@ def as_picture(image: Tensor, like: Tensor) -> Tensor:
     flat = like.flatten(1)
     low, high = (edge.view(-1, *[1] * (image.ndim - 1)) for edge in (flat.amin(1), flat.amax(1)))
     return ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+
+def upright(slices: Tensor, axial: Tensor) -> Tensor:
+    """Turn ``batch channel rows columns`` so that the front is up, where all are axial slices."""
+    return slices.mT.flip(-2) if bool(axial.all()) else slices

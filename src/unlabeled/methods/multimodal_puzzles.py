@@ -52,6 +52,7 @@ from unlabeled.methods._translation import (
     TranslationOptions,
     as_picture,
     translation_adam,
+    upright,
 )
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import ClassificationHead
@@ -119,6 +120,13 @@ class Options(TranslationOptions):
     single: bool = False
 
 
+class Body(NamedTuple):
+    """A scan, and those of its slices that show enough of a body."""
+
+    record: Record
+    planes: NDArray[np.int64]
+
+
 class Puzzle(NamedTuple):
     """The pieces of a slice, and how they were drawn; a batch of each."""
 
@@ -130,6 +138,7 @@ class Puzzle(NamedTuple):
     starts: Tensor  # piece 2: where it was cut
     source: Tensor  # 0|1 rows columns: what translation makes it of
     towards: Tensor  # number of the modality that is made; -1 for none
+    axial: Tensor  # whether rows run from left to right, as in slices of volumes, and not down
 
 
 class MultimodalPuzzles(Method):
@@ -206,7 +215,7 @@ class MultimodalPuzzles(Method):
 
     def phases(self) -> tuple[Phase, ...]:
         """Learn translation first, where it is asked for; then solve puzzles, with the translators as they are."""
-        feed = Feed(self.views, self.options.batch_size, self.needs.unit)
+        feed = Feed(self.views, self.options.batch_size, self.needs.unit, group=self.bodies)
         trains = {"main": [self.encoder, self.head]}
         puzzles = Phase("puzzles", self.step, trains, {"scans": feed})
         if self.translation is None:
@@ -217,23 +226,27 @@ class MultimodalPuzzles(Method):
                 self.options.batch_size,
                 Unit.SLICE,
                 accepts=partial(holds, name),
+                group=self.bodies,
             )
             for name in self.translation.names
         }
         return self.translation.phase(feeds, self.options.translation_share), puzzles
 
-    def area(self, record: Record, rng: Generator) -> Tensor:
+    def bodies(self, records: Sequence[Record]) -> list[Body]:
+        """Look once which slices may be drawn."""
+        return [Body(record, body_planes(record, self.options)) for record in records]
+
+    def area(self, body: Body, rng: Generator) -> Tensor:
         """Read the body in a random slice, ``modality rows columns``."""
-        planes = body_planes(record, self.options)
-        plane = int(planes[int(torch.randint(len(planes), (), generator=rng))])
-        return read_body(Slice(record, plane), self.edges, fit=self.options.fit, rng=rng)
+        plane = int(body.planes[int(torch.randint(len(body.planes), (), generator=rng))])
+        return read_body(Slice(body.record, plane), self.edges, fit=self.options.fit, rng=rng)
 
-    def picture(self, name: str, record: Record, rng: Generator) -> Picture:
+    def picture(self, name: str, body: Body, rng: Generator) -> Picture:
         """Read one modality of a slice, for the translation."""
-        at = modalities(record).index(name)
-        return Picture(self.area(record, rng)[at : at + 1])
+        at = modalities(body.record).index(name)
+        return Picture(self.area(body, rng)[at : at + 1], is_axial(body.record))
 
-    def views(self, record: Record, rng: Generator) -> Puzzle:
+    def views(self, record: Body, rng: Generator) -> Puzzle:  # type: ignore[override]
         """Draw a slice, and a puzzle of it; held-out scans lend nothing synthetic."""
         area = self.area(record, rng)
         pool, own = not_blank(area), len(area)
@@ -241,7 +254,7 @@ class MultimodalPuzzles(Method):
         if self.translation is not None:
             source = area[:1]  # batches need one, used or not
         if self.translation is not None and self.training:
-            known = modalities(record)
+            known = modalities(record.record)
             shown = [name in known and known.index(name) in pool for name in self.translation.names]
             if sum(shown) == 1:
                 towards = shown.index(False)
@@ -260,6 +273,7 @@ class MultimodalPuzzles(Method):
             starts=mixture.starts,
             source=source,
             towards=torch.tensor(towards),
+            axial=is_axial(record.record),
         )
 
     def complete(self, batch: Puzzle) -> Tensor:
@@ -326,7 +340,8 @@ class MultimodalPuzzles(Method):
             "put back softly": put_back(self.soft(logits), slots),
             "as it was": intact,
         }
-        return {caption: self.picture_of(pieces, intact) for caption, pieces in shown.items()}
+        whole = {caption: self.picture_of(pieces, intact) for caption, pieces in shown.items()}
+        return {caption: upright(image, batch.axial) for caption, image in whole.items()}
 
     def picture_of(self, pieces: Tensor, intact: Tensor) -> Tensor:
         """Lay pieces side by side, with seams, ``batch 1 rows columns`` in [0, 1] as the intact puzzle has it."""
@@ -343,6 +358,11 @@ def in_order(pieces: Tensor, order: Tensor) -> Tensor:
 def body_planes(record: Record, options: Options) -> NDArray[np.int64]:
     """List the slices of a scan that show enough of a body."""
     return planes_with(record, BODY_PIXELS, options.least_body * math.prod(record.space[:2]))
+
+
+def is_axial(record: Record) -> Tensor:
+    """Tell whether the first axis of a slice goes to the right, and the second to the front."""
+    return torch.tensor(record.dims == 3 or record.placed)
 
 
 def modalities(record: Record) -> list[str]:

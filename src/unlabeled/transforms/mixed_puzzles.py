@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from unlabeled.data.sampling import draw_start
 from unlabeled.data.slices import Slice
 from unlabeled.errors import OptionError
-from unlabeled.transforms.puzzles import Cells, cut
+from unlabeled.transforms.puzzles import Cells
 from unlabeled.transforms.resizing import resize_smooth
 
 LEAST_RANGE = 1e-4  # of intensities of deviation 1, lest a slice is blank: resizing rounds
@@ -84,8 +84,10 @@ class MixedPuzzle:
         self, area: Float[Tensor, "modality rows columns"], mixture: Mixture
     ) -> Float[Tensor, "piece 1 rows columns"]:
         """Cut the pieces, in their right order, each of its own modality."""
-        every = cut(area, mixture.starts.tolist(), self.cells.size)
-        return every[torch.arange(self.pieces), mixture.modality, None]
+        rows, columns = self.cells.size
+        places = area.unfold(1, rows, 1).unfold(2, columns, 1)  # all that there are, none copied
+        chosen: Tensor = places[mixture.modality, mixture.starts[:, 0], mixture.starts[:, 1]]
+        return chosen[:, None]
 
 
 def read_body(
@@ -122,6 +124,6 @@ def not_blank(area: Float[Tensor, "modality rows columns"]) -> list[int]:
     >>> not_blank(torch.tensor([[[0.0, 1.0]], [[3.0, 3.0]]]))
     [0]
     """
-    low, high = area.flatten(1).aminmax(dim=1)
-    shown = (high - low > LEAST_RANGE).nonzero()[:, 0].tolist()
+    levels = area.numpy()  # whose extremes cost a third of torch's
+    shown = [at for at, each in enumerate(levels) if each.max() - each.min() > LEAST_RANGE]
     return shown or list(range(len(area)))

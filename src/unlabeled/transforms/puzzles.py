@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Literal, TypeAlias
 
@@ -144,15 +145,21 @@ class Cells:
         if min(self.slack) < 0:
             raise ValueError(f"a piece of {self.size} voxels is larger than a cell of {self.edges}")
 
-    @property
+    @cached_property
     def edges(self) -> tuple[int, ...]:
         """Edges of a cell [voxel]."""
         return tuple(whole // many for whole, many in zip(self.space, self.grid, strict=True))
 
-    @property
+    @cached_property
     def slack(self) -> tuple[int, ...]:
         """How much longer a cell is than its piece [voxel]: on average, what lies between neighbours."""
         return tuple(cell - edge for cell, edge in zip(self.edges, self.size, strict=True))
+
+    @cached_property
+    def corners(self) -> tuple[tuple[int, ...], ...]:
+        """First voxel of each cell, in the order of their numbers."""
+        along = zip(self.grid, self.edges, strict=True)
+        return tuple(product(*([at * edge for at in range(many)] for many, edge in along)))
 
     def starts(
         self, rng: Generator | None = None, jitter: float = 1.0
@@ -168,26 +175,18 @@ class Cells:
             Share of the slack that a piece may move over.  With 1 each place in the cell is as likely and neighbours
             may touch; below, ``1 - jitter`` of the slack stays between them.
         """
-        corners = [
-            [at * edge for at, edge in zip(cell, self.edges, strict=True)]
-            for cell in product(*map(range, self.grid))
-        ]
         if rng is None:
             middle = [slack // 2 for slack in self.slack]
-            offsets = [middle] * len(corners)
-        else:
-            moves = [int(jitter * slack) for slack in self.slack]
-            numbers = iter(uniforms(len(corners) * len(moves), rng))
-            offsets = [
-                [
-                    (slack - most) // 2 + int(next(numbers) * (most + 1))
-                    for slack, most in zip(self.slack, moves, strict=True)
-                ]
-                for _ in corners
-            ]
+            return tuple(tuple(map(operator.add, corner, middle)) for corner in self.corners)
+        moves = [int(jitter * slack) for slack in self.slack]
+        least = [(slack - most) // 2 for slack, most in zip(self.slack, moves, strict=True)]
+        numbers = iter(uniforms(len(self.corners) * len(moves), rng))
         return tuple(
-            tuple(at + by for at, by in zip(corner, offset, strict=True))
-            for corner, offset in zip(corners, offsets, strict=True)
+            tuple(
+                at + first + int(number * (most + 1))
+                for at, first, most, number in zip(corner, least, moves, numbers, strict=False)
+            )
+            for corner in self.corners
         )
 
 
