@@ -97,3 +97,28 @@ def test_maps_keep_the_image_orientation() -> None:
     with torch.no_grad():
         laid = (encoder.patch_embed(changed) - encoder.patch_embed(image)).abs().sum(1)[0]
     assert laid.nonzero().tolist() == [[0, 2, 0]]
+
+
+def test_the_class_token_comes_with_the_same_maps() -> None:
+    encoder = build_encoder("vit-tiny", dims=2).eval()
+    image = torch.randn(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps, own = encoder.with_class(image)
+        plain = encoder(image)
+    assert all(torch.equal(a, b) for a, b in zip(maps, plain, strict=True))
+    assert own.shape == (2, 192)
+    torch.testing.assert_close(own.mean(dim=1), torch.zeros(2), atol=1e-5, rtol=0)
+    assert not torch.allclose(own, maps[-1].mean((2, 3)), atol=0.1)
+
+
+def test_nothing_is_dropped_unless_asked() -> None:
+    encoder = build_encoder("vit-tiny", dims=2).train()
+    image = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        state = torch.random.get_rng_state()
+        first, second = encoder(image)[-1], encoder(image)[-1]
+        assert torch.equal(torch.random.get_rng_state(), state)
+        encoder.drop(0.5)
+        third, fourth = encoder(image)[-1], encoder(image)[-1]
+    assert torch.equal(first, second)
+    assert not torch.allclose(third, fourth)

@@ -85,17 +85,18 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, four times wider inside."""
+    """Two linear layers with GELU between, four times wider inside; dropout after each."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.p_dropout = 0.0
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Compute each token by itself."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return out
+        wide = F.dropout(F.gelu(self.fc1(tokens)), self.p_dropout, self.training)
+        return F.dropout(self.fc2(wide), self.p_dropout, self.training)
 
 
 class Block(nn.Module):
@@ -142,6 +143,7 @@ class VisionTransformer(Encoder):
         self.strides = ((chosen.patch,) * dims,) * len(self.depths)
         self.grid = (chosen.grid,) * dims
         self.heads = chosen.heads
+        self.p_dropout = 0.0
         self.cls_token = nn.Parameter(torch.empty(1, 1, chosen.width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + math.prod(self.grid), chosen.width))
         nn.init.normal_(self.cls_token, std=1e-6)
@@ -156,8 +158,19 @@ class VisionTransformer(Encoder):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
+    def drop(self, p: float) -> None:
+        """Drop numbers of the embedded tokens and inside the blocks in training, with this probability (0 as built)."""
+        self.p_dropout = p
+        for module in self.blocks.modules():
+            if isinstance(module, Mlp):
+                module.p_dropout = p
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """Compute four maps from ``batch channel *space``, shallow to deep."""
+        return self.with_class(image)[0]
+
+    def with_class(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Compute the four maps, and the class token after the last block, normalised: ``batch width``."""
         check_image(self, image, positions=2)
         laid = self.patch_embed(_padded(image, self.strides[0]))
         grid = tuple(laid.shape[2:])
@@ -165,13 +178,15 @@ class VisionTransformer(Encoder):
             [self.cls_token.expand(len(laid), -1, -1), laid.flatten(2).transpose(1, 2)], dim=1
         )
         tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
+        tokens = F.dropout(tokens, self.p_dropout, self.training)
         maps: list[Tensor] = []
+        shown = tokens
         for depth, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
             if depth in self.depths:
                 shown = self.norm(tokens) if depth == self.depths[-1] else tokens
                 maps.append(shown[:, 1:].transpose(1, 2).reshape(len(laid), -1, *grid))
-        return maps
+        return maps, shown[:, 0]
 
 
 def resize_positions(positions: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
