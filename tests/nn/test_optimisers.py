@@ -1,4 +1,4 @@
-"""LARS against a plain loop over the formula."""
+"""LARS and Lookahead against plain loops over the formulas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from unlabeled.nn.optimisers import LARS
+from unlabeled.nn.optimisers import LARS, Lookahead
+from unlabeled.training.optimisers import fuse
 
 
 def network() -> nn.Module:
@@ -107,3 +108,69 @@ def test_goes_on_from_its_state():
 def test_negative_numbers_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} of -1"):
         LARS([nn.Parameter(torch.ones(1))], **{"lr": 0.1, name: -1.0})
+
+
+def inner_of(kind, weights):
+    return kind(weights, lr=0.05, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_lookahead_goes_part_of_the_way_after_every_few_steps(kind):
+    """Beside the inner optimiser alone, pulled back by hand; fused kernels included."""
+    one, other = network(), network()
+    ahead = fuse(Lookahead(inner_of(kind, one.parameters()), every=3, pull=0.25))
+    plain = inner_of(kind, other.parameters())
+    slow = [each.detach().clone() for each in other.parameters()]
+    for number in range(1, 8):
+        for made, optimiser in ((one, ahead), (other, plain)):
+            torch.manual_seed(number)
+            for weight in made.parameters():
+                weight.grad = torch.randn_like(weight)
+            optimiser.step()
+        if number % 3 == 0:
+            with torch.no_grad():
+                for kept, weight in zip(slow, other.parameters(), strict=True):
+                    kept += 0.25 * (weight - kept)
+                    weight.copy_(kept)
+        for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_lookahead_goes_on_from_its_state(kind):
+    """Saved between two pulls: slow weights, momentum and the count go on."""
+    one, other = network(), network()
+    first = Lookahead(inner_of(kind, one.parameters()), every=3)
+    second = Lookahead(inner_of(kind, other.parameters()), every=3)
+
+    def move(made, optimiser, seed):
+        torch.manual_seed(seed)
+        for weight in made.parameters():
+            weight.grad = torch.randn_like(weight)
+        optimiser.step()
+
+    for seed in range(7):
+        move(one, first, seed)
+    for seed in range(4):
+        move(other, second, seed)
+    third = Lookahead(inner_of(kind, other.parameters()), every=3)
+    third.load_state_dict(second.state_dict())
+    for seed in range(4, 7):
+        move(other, third, seed)
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_lookahead_follows_the_rate_of_its_groups():
+    weight = nn.Parameter(torch.ones(2))
+    ahead = Lookahead(torch.optim.SGD([weight], lr=1.0))
+    ahead.param_groups[0]["lr"] = 0.0
+    weight.grad = torch.ones(2)
+    ahead.step()
+    assert torch.equal(weight.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"pull": 0.0}, {"pull": 1.5}])
+def test_lookahead_refuses_what_is_no_way(wrong):
+    with pytest.raises(ValueError, match="no steps of"):
+        Lookahead(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), **wrong)

@@ -93,6 +93,69 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_add_(weights, kept, alpha=-group["lr"])
 
 
+class Lookahead(torch.optim.Optimizer):
+    """Let an optimiser run ahead, and after every few of its steps go only part of the way.
+
+    Slow weights s stand where the fast ones w started; after every k steps of the optimiser::
+
+        s <- s + pull * (w - s)
+        w <- s
+
+    What the optimiser itself remembers (momentum) stays.
+
+    Parameters
+    ----------
+    inner
+        The optimiser that takes the steps; groups and state are shared with it.
+    every
+        k.
+    pull
+        Share of the way.
+
+    Notes
+    -----
+    Source: Zhang et al., NeurIPS 2019 (k = 5, pull 0.5).
+
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> weight.grad = torch.tensor([1.0])
+    >>> ahead = Lookahead(torch.optim.SGD([weight], lr=0.1), every=2)
+    >>> seen = [float((ahead.step(), weight.detach().clone())[1]) for _ in range(3)]
+    >>> [round(each, 2) for each in seen]           # 0.9, then 0.8 and half of the way back, then on
+    [0.9, 0.9, 0.8]
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer, *, every: int = 5, pull: float = 0.5) -> None:
+        if every < 1 or not 0 < pull <= 1:
+            raise ValueError(f"no steps of {every} with a pull of {pull}")
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+        self.every, self.pull = every, pull
+        for group in self.param_groups:
+            group.setdefault("ahead", 0)  # steps since the slow weights moved
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step of the inner optimiser, and pull the weights back where it is time."""
+        self.inner.param_groups, self.inner.state = self.param_groups, self.state  # as loaded
+        weights = [each for group in self.param_groups for each in group["params"]]
+        fresh = [each for each in weights if "slow" not in self.state.get(each, {})]
+        starts = [each.detach().clone() for each in fresh]
+        loss = self.inner.step() if closure is None else self.inner.step(closure)
+        for each, start in zip(fresh, starts, strict=True):
+            self.state[each]["slow"] = start
+        for group in self.param_groups:
+            group["ahead"] = (group["ahead"] + 1) % self.every
+            if group["ahead"] == 0 and group["params"]:
+                slow = [self.state[each]["slow"] for each in group["params"]]
+                torch._foreach_lerp_(slow, group["params"], self.pull)
+                torch._foreach_copy_(group["params"], slow)
+        return loss
+
+
 def _gradient(weight: Tensor) -> Tensor:
     if weight.grad is None:
         raise ValueError("a weight that is moved has no gradient")
