@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlabeled.data.reports import sentences
+from unlabeled.data.reports import exchange_sides, sentences
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,18 @@ def test_any_text_gives_plain_words(text):
         assert "." not in sentence
         assert sentence.split()
         assert sentence == " ".join(sentence.split())
+
+
+@given(st.text(alphabet="LEFTleftRIGHTright .-,", max_size=80), st.text(max_size=40))
+def test_exchanging_sides_twice_gives_the_report_back(report, more):
+    text = f"{report} Left {more} RIGHT"
+    assert exchange_sides(text) != text
+    assert exchange_sides(exchange_sides(text)) == text
+
+
+def test_whole_words_change_sides_and_keep_their_case():
+    told = "LEFT base; Right-sided line, left. Shifted leftward, upright, copyright"
+    assert exchange_sides(told) == (
+        "RIGHT base; Left-sided line, right. Shifted leftward, upright, copyright"
+    )
+    assert exchange_sides("leftward Left right", plain=True) == "rightward Left left"

@@ -6,6 +6,8 @@ import re
 
 _NUMBERED = re.compile(r"[0-9]+\.")
 _WORD = re.compile(r"\w+")
+_SIDE = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
+_LETTERS = re.compile(r"left|right")
 _FEWEST = 2  # words; shorter pieces are headings and remains of numbers
 
 
@@ -52,6 +54,34 @@ def plain_words(text: str) -> str:
     'left sided pleural effusion'
     """
     return " ".join(word for word in (_ascii(each) for each in _WORD.findall(text.lower())) if word)
+
+
+def exchange_sides(report: str, *, plain: bool = False) -> str:
+    """Exchange the words left and right, as the mirror image of what a report describes asks for.
+
+    Letters keep their case; words that merely hold these letters (leftward, upright) stay, so that exchanging twice
+    gives the report back.
+
+    Parameters
+    ----------
+    report
+        Free text.
+    plain
+        Exchange the letters wherever they are in small letters, inside other words too (official code of REFERS).
+
+    >>> exchange_sides("Left lung clear, right-sided effusion, patient upright.")
+    'Right lung clear, left-sided effusion, patient upright.'
+    >>> exchange_sides("left lung clear, patient upright", plain=True)
+    'right lung clear, patient upleft'
+    """
+    return (_LETTERS if plain else _SIDE).sub(lambda found: _other_side(found[0]), report)
+
+
+def _other_side(word: str) -> str:
+    other = "right" if word.lower() == "left" else "left"
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
 
 
 def _ascii(word: str) -> str:
