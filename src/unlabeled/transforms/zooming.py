@@ -24,6 +24,8 @@ class ZoomCrop:
         Area of the box over that of the picture: uniform between them.
     stretch
         Largest ratio of the box's edges, either way; its logarithm is uniform.
+    widest
+        Largest columns over rows, where it is not `stretch`.
     tries
         Boxes drawn until one fits; else the largest of allowed shape from the middle.
 
@@ -36,6 +38,7 @@ class ZoomCrop:
     least: float = 0.2
     most: float = 1.0
     stretch: float = 4 / 3
+    widest: float | None = None
     tries: int = 10
 
     def draw(self, space: Sequence[int], rng: Generator) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -44,14 +47,20 @@ class ZoomCrop:
         for _ in range(self.tries):
             share, shape, down, right = uniforms(4, rng)
             area = rows * columns * (self.least + share * (self.most - self.least))
-            ratio = math.exp((2 * shape - 1) * math.log(self.stretch))  # columns over rows
+            ratio = self._ratio(shape)  # columns over rows
             high, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < high <= rows and 0 < wide <= columns:
                 start = int(down * (rows - high + 1)), int(right * (columns - wide + 1))
                 return start, (high, wide)
         high = min(rows, round(columns * self.stretch))
-        wide = min(columns, round(rows * self.stretch))
+        wide = min(columns, round(rows * (self.stretch if self.widest is None else self.widest)))
         return ((rows - high) // 2, (columns - wide) // 2), (high, wide)
+
+    def _ratio(self, share: float) -> float:
+        longest = math.log(self.stretch)
+        if self.widest is None:
+            return math.exp((2 * share - 1) * longest)
+        return math.exp(share * (math.log(self.widest) + longest) - longest)
 
     def resize(self, box: Tensor) -> Tensor:
         """Scale ``channel rows columns`` to `size`: linear, smoothed where it shrinks."""
