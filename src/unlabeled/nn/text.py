@@ -242,10 +242,7 @@ def read_bert(folder: Path | str) -> TextEncoder:
     except (OSError, UnicodeDecodeError) as fault:
         raise RunError(f"{folder}/vocab.txt cannot be read", _REMEDY) from fault
     tokeniser = WordPieces(text.removesuffix("\n").split("\n"), lower=bool(lower))
-    weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
-    found = next((path for path in weights if path.is_file()), None)
-    if found is None:
-        raise RunError(f"{folder} holds neither {weights[0].name} nor {weights[1].name}", _REMEDY)
+    found = bert_weights(folder)
     encoder = TextEncoder(
         tokeniser,
         TextShape(
@@ -262,6 +259,21 @@ def read_bert(folder: Path | str) -> TextEncoder:
     if [name for name in report.missing if not name.startswith("about ")]:
         raise RunError(f"{found} does not hold every tensor of its model: {report}", _REMEDY)
     return encoder
+
+
+def bert_weights(folder: Path | str) -> Path:
+    """Find the file of tensors in the folder of a published model.
+
+    Raises
+    ------
+    RunError
+        There is none.
+    """
+    weights = [Path(folder) / name for name in ("model.safetensors", "pytorch_model.bin")]
+    found = next((path for path in weights if path.is_file()), None)
+    if found is None:
+        raise RunError(f"{folder} holds neither {weights[0].name} nor {weights[1].name}", _REMEDY)
+    return found
 
 
 def text_encoder(

@@ -127,6 +127,30 @@ class Tokeniser(ABC):
                 told[place] = told.get(place, "") + (self.spelled(number) or "\0")
         return [told[place] if told[place] in KNOWN else "" for place in range(len(told))]
 
+    def continues(self, piece: int) -> bool:
+        """Whether a piece goes on with the word before."""
+        return False
+
+    def told(self, ids: Tensor) -> list[str]:
+        """Spell the words of pieces that were written one by one, up to the stop; empty for what `KNOWN` does not hold.
+
+        >>> words = HashedWords(8)
+        >>> words.told(words.encode("small lesion of mueller", 8).ids)
+        ['small', 'lesion', 'of', '']
+        """
+        told: list[str] = []
+        for piece in ids.tolist():
+            if piece == self.stop:
+                break
+            if piece in (self.start, self.padding):
+                continue
+            text = self.spelled(piece) or "\0"
+            if told and self.continues(piece):
+                told[-1] += text
+            else:
+                told.append(text)
+        return [word if word in KNOWN else "" for word in told]
+
 
 class HashedWords(Tokeniser):
     """Every word is one piece: a number of its own for `KNOWN` words, for any other one of so many buckets.
@@ -209,6 +233,10 @@ class WordPieces(Tokeniser):
         """Spell a piece that is no mark."""
         text = self.vocabulary[piece]
         return "" if text.startswith("[") and text.endswith("]") else text.removeprefix("##")
+
+    def continues(self, piece: int) -> bool:
+        """Tell by the mark of continuation."""
+        return self.vocabulary[piece].startswith("##")
 
     def _cut(self, word: str) -> list[tuple[int, bool]]:
         found: list[tuple[int, bool]] = []
