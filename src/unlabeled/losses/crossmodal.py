@@ -1,8 +1,9 @@
-"""Losses that match images with texts: whole with whole, and words with the regions that they attend to."""
+"""Losses between images and texts: whole with whole, words with the regions that they attend to, and texts written."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -137,6 +138,36 @@ def both_ways(
     logits = factor * scores.float()
     own = torch.arange(len(logits), device=logits.device)
     return F.cross_entropy(logits, own), F.cross_entropy(logits.T, own)
+
+
+def writing_errors(
+    logits: Float[Tensor, "text piece word"],
+    ids: Int[Tensor, "text piece"],
+    ignored: Sequence[int] = (0,),
+) -> tuple[Float[Tensor, " text"], Float[Tensor, " text"]]:
+    """Sum up what it costs to write each text piece by piece, each after those before it, and count its pieces.
+
+    The sum of all costs over the count of all pieces is the mean cross entropy [nat].
+
+    Parameters
+    ----------
+    logits
+        What is said at each piece of the piece behind it.
+    ids
+        The texts, start and padding included.
+    ignored
+        Pieces that nobody has to write: padding.
+
+    >>> costs, pieces = writing_errors(torch.zeros(1, 4, 8), torch.tensor([[1, 5, 2, 0]]))
+    >>> (costs / pieces).item(), pieces.item()          # log(8), for the word and for the stop
+    (2.0794415473937988, 2.0)
+    """
+    targets = ids[:, 1:]
+    asked = torch.stack([targets != each for each in ignored]).all(0)
+    each = F.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, reduction="none"
+    ).masked_fill(~asked, 0.0)
+    return each.sum(1), asked.float().sum(1)
 
 
 def same_text(

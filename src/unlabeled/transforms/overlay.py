@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -117,6 +118,31 @@ def captioned(picture: Tensor, caption: str) -> Tensor:
     sheet = Image.new("RGB", (TILE, TILE + LINE))
     sheet.paste(tile.resize(size), (0, LINE))
     ImageDraw.Draw(sheet).text((2, 1), caption, fill="white")
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255
+
+
+def written(text: str, caption: str) -> Tensor:
+    """Write a text into a tile as `captioned` makes them, as many lines as fit.
+
+    Parameters
+    ----------
+    text
+        Words.
+    caption
+        A word or two, above it.
+
+    Returns
+    -------
+    Tensor
+        ``3 160 146`` in [0, 1].
+    """
+    sheet = Image.new("RGB", (TILE, TILE + LINE))
+    pen = ImageDraw.Draw(sheet)
+    pen.text((2, 1), caption, fill="white")
+    room = (TILE - 4) // 6  # letters of a line
+    lines = textwrap.wrap(text, room)[: (TILE - 4) // 12]
+    for number, line in enumerate(lines):
+        pen.text((2, LINE + 2 + 12 * number), line, fill=(180, 200, 255))
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255
 
 
