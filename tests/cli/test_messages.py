@@ -35,7 +35,6 @@ WRONG = {
     "pretrain models-genesis scans": ("needs --out", "Type: unlabeled pretrain"),
     "pretrain models-genesis scans --out": ("--out is given without a value",),
     "pretrain --quiet --out new models-genesiz scans --p-flip 1": ("Did you mean models-genesis?",),
-    "pretrain refers scans --out new": ("does not run in this version", "models-genesis"),
     "pretrain gloria scans --out new": (
         "all 6 scans have no report",
         "These methods can learn from them:",

@@ -8,6 +8,7 @@ from typing import Any
 
 from cell_pictures import write_cells
 from shapes import write_shapes
+from studies import write_studies
 
 from unlabeled.demo.frames import write_frames
 from unlabeled.demo.hearts import write_hearts
@@ -84,6 +85,15 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "shape-landmarks": {"landmarks": 12, "kept": 3, "ranking_batches": 1},
     "pgl": {"hidden": 16, "features": 8},
+    "refers": {
+        "image_size": 40,
+        "words": 24,
+        "text_width": 16,
+        "text_layers": 2,
+        "text_heads": 2,
+        "decoder_width": 16,
+        "decoder_heads": 2,
+    },
     "rubiks-cube": {
         "patch_size": (10, 10, 10),
         "permutations": 6,
@@ -173,6 +183,7 @@ OWN_SCANS: dict[str, Callable[[Path, int], Path]] = {
     "gloria": write_reports,
     "global-local-contrast": write_volumes,
     "multimodal-puzzles": write_contrasts,
+    "refers": lambda folder, dims: write_studies(folder, 8),
     "spinal-mri": write_visits,
     "self-loop-uncertainty": write_labelled,
     "volume-context": write_volumes,
