@@ -56,7 +56,7 @@ class Chest:
         image[((x - 34) / (15 if self.wide_heart else 8)) ** 2 + ((y - 44) / 9) ** 2 <= 1] = 150
         for each in self.shadows:
             row, column = 16 + 15 * each.zone, (18, 46)[each.side]
-            image[(y - row) ** 2 + (x - column) ** 2 <= (6 if each.large else 3.5) ** 2] = 235
+            image[(y - row) ** 2 + (x - column) ** 2 <= (8 if each.large else 4.5) ** 2] = 235
         noisy = image * rng.uniform(0.9, 1.1) + rng.normal(0, 8, image.shape)
         return noisy.clip(0, 255).astype(np.uint8)
 

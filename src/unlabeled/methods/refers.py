@@ -61,7 +61,7 @@ from unlabeled.transforms.shrinking import KeepShrunk
 from unlabeled.transforms.study_views import StudyViews
 
 MOMENTUM = 0.9  # official code
-SHOWN = 3  # views of a preview
+SHOWN = 3  # studies of a preview, and views of each: writing reports takes long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,10 +399,11 @@ class Refers(Method):
 
     def preview(self, batch: Sample) -> dict[str, Tensor]:
         """Show views with their gates (red, yellow: let through), the report's general words, and what is written."""
-        seen = self.see(batch.images)
+        first, ids = (part[:SHOWN] for part in batch)
+        seen = self.see(first)
         said = self.write(seen.tokens)
         sheets = []
-        for row, images in enumerate(batch.images):
+        for row, images in enumerate(first):
             tiles = {
                 f"view {number}": captioned(
                     heat(view[0].cpu(), gates.view(seen.grid).float().cpu()),
@@ -412,7 +413,7 @@ class Refers(Method):
                     zip(images[:SHOWN], seen.gates[row, :SHOWN], strict=True), 1
                 )
             }
-            tiles["report"] = written(self.spell(batch.ids[row]), "the report")
+            tiles["report"] = written(self.spell(ids[row]), "the report")
             tiles["written"] = written(said[row], "written")
             sheets.append(tiles)
         return {name: torch.stack([tiles[name] for tiles in sheets]) for name in sheets[0]}
