@@ -12,6 +12,7 @@ from unlabeled.transforms.overlay import (
     in_range,
     side_by_side,
     upright,
+    written,
 )
 
 
@@ -68,3 +69,11 @@ def test_the_second_axis_goes_up():
     assert turned.shape == (2, 1, 4, 3)
     assert torch.equal(turned[:, :, 0], slices[..., -1])
     assert torch.equal(turned[..., 0], slices[:, :, 0].flip(-1))
+
+
+def test_words_are_written_into_a_tile_of_the_same_size():
+    tile = written("small nodule in the left upper zone " * 30, "the report")
+    assert tile.shape == captioned(torch.zeros(3, 8, 8), "a").shape
+    assert tile.max() <= 1
+    assert tile[:, 20:].any()
+    assert not written("", "the report")[:, 20:].any()
