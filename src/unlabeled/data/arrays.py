@@ -131,11 +131,18 @@ class StoredArray:
 
     def _check(self, start: Sequence[int], size: Sequence[int]) -> None:
         space = self.shape[1:]
-        if not len(start) == len(size) == len(space) or any(
-            first < 0 or edge < 1 or first + edge > extent
-            for first, edge, extent in zip(start, size, space, strict=True)
-        ):
+        if not within(start, size, space):
             raise ValueError(f"a patch at {tuple(start)} of {tuple(size)} voxels is not in {space}")
+
+
+def within(start: Sequence[int], size: Sequence[int], space: Sequence[int]) -> bool:
+    """Tell whether a patch of at least one voxel lies in a space."""
+    if not len(start) == len(size) == len(space):
+        return False
+    for begin, length, edge in zip(start, size, space, strict=True):
+        if not (begin >= 0 and length >= 1 and begin + length <= edge):
+            return False
+    return True
 
 
 def _open_frame(path: Path, offset: int) -> Any:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unlabeled.data.arrays import StoredArray, gone
+from unlabeled.data.arrays import StoredArray, gone, within
 from unlabeled.data.entry import DamagedEntryError, Entry, read_entry
 from unlabeled.data.intensity import IntensityRule, Rescaling
 from unlabeled.data.kernels import Scaling, scaling
@@ -171,11 +171,11 @@ class Record:
             If the scan has gone from the cache or is damaged.
         """
         image = self.image
-        read = _overlap(start, size, image.shape[1:])
         scalings = _scalings(self.folder, self.key, self.rule)
         out = np.empty((image.shape[0], *size), np.float32)
-        if read is not None and read[1] == tuple(size):
+        if within(start, size, image.shape[1:]):
             return torch.from_numpy(image.read_scaled(start, size, scalings, out))
+        read = _overlap(start, size, image.shape[1:])
         for channel, rescaling in zip(out, self.rescalings, strict=True):
             channel.fill(rescaling.padding)
         if read is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from unlabeled.data.record import Record
 
 PLANES = 3  # of a slab: the channels of a network that sees it
+ORDERS = ((0, 1, 2), (1, 0, 2), (2, 0, 1))  # by the axis that comes first
 
 Positions = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -121,8 +122,8 @@ def read_slab(record: Record, positions: Positions, axis: int) -> tuple[Tensor, 
     space = record.space
     start, size, inside = _reach(*positions, space)
     if min(size) < 1:
-        return torch.zeros(_across(tuple(map(len, positions)), axis)), 1.0
-    part = record.patch(start, size)[0].numpy()
+        return torch.zeros([len(positions[each]) for each in ORDERS[axis]]), 1.0
+    part = record.patch(start, size).numpy()[0]
     first, second, third = (
         (along - low)[None] for along, low in zip(positions, start, strict=True)
     )
@@ -181,23 +182,10 @@ def interpolate(
     >>> interpolate(line, (nil, nil, np.array([[0.5, 2.0, 3.5]]))).ravel().tolist()
     [0.5, 2.0, 1.5]
     """
-    rows, columns, depths = positions
-    samples = _across((rows.shape[1], columns.shape[1], depths.shape[1]), axis)
-    out = np.empty((len(rows), *samples), np.float32)
-    _interpolate(np.ascontiguousarray(volume), rows, columns, depths, _in_order(out, axis))
+    planes, rows, columns = (positions[each] for each in ORDERS[axis])
+    out = np.empty((len(planes), planes.shape[1], rows.shape[1], columns.shape[1]), np.float32)
+    _interpolate(volume.transpose(ORDERS[axis]), planes, rows, columns, out)
     return out
-
-
-def _across(edges: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """Put the edge along one axis before the other two."""
-    return (edges[axis], *edges[:axis], *edges[axis + 1 :])
-
-
-def _in_order(out: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """View ``lattice axis *others`` in the order of the volume's axes."""
-    order = [2, 3]
-    order.insert(axis, 1)
-    return out.transpose(0, *order)
 
 
 @njit(nogil=True, cache=True)
@@ -230,20 +218,21 @@ def _corners(at, edge):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _interpolate(volume, rows, columns, depths, out):  # type: ignore[no-untyped-def]
-    height, width, depth = volume.shape
-    line = np.empty(depth, np.float32)
+def _interpolate(volume, planes, rows, columns, out):  # type: ignore[no-untyped-def]
+    """Fill ``lattice plane row column`` from a volume whose axes lie in the same order."""
+    depth, height, width = volume.shape
+    line = np.empty(width, np.float32)
     samples = out.shape[3]
     lows, highs = np.empty(samples, np.int64), np.empty(samples, np.int64)
     by_low, by_high = np.empty(samples, np.float32), np.empty(samples, np.float32)
     for n in range(out.shape[0]):
         for k in range(samples):
-            lows[k], highs[k], by_low[k], by_high[k] = _corners(depths[n, k], depth)
+            lows[k], highs[k], by_low[k], by_high[k] = _corners(columns[n, k], width)
         first, stop = lows.min(), highs.max() + 1
         for i in range(out.shape[1]):
-            i0, i1, a0, a1 = _corners(rows[n, i], height)
+            i0, i1, a0, a1 = _corners(planes[n, i], depth)
             for j in range(out.shape[2]):
-                j0, j1, b0, b1 = _corners(columns[n, j], width)
+                j0, j1, b0, b1 = _corners(rows[n, j], height)
                 one, two = volume[i0, j0], volume[i0, j1]
                 three, four = volume[i1, j0], volume[i1, j1]
                 w1, w2, w3, w4 = a0 * b0, a0 * b1, a1 * b0, a1 * b1

@@ -233,7 +233,8 @@ class VolumeContext(Method):
         second = [at + by for at, by in zip(first, move, strict=True)]
         one, missing = read_slab(volume, frame.place(first, offsets), axis)
         two, lacking = read_slab(volume, frame.place(second, offsets), axis)
-        return Pair(one, two, torch.tensor(move), torch.tensor((missing + lacking) / 2))
+        told = torch.tensor([*move, (missing + lacking) / 2])
+        return Pair(one, two, told[:3], told[3])
 
     def predict(self, batch: Pair, axis: int) -> Tensor:
         """Say where the second patches lie: maps ``batch 1 19 19``, or numbers ``batch 2``."""
