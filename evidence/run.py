@@ -44,7 +44,7 @@ def run(name: str, data: Path, work: Path, part: Literal["val", "test"], jobs: i
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     runs = [RunFolder(work / name / pretraining_of(slug)) for slug in done.plan.methods]
-    prints = ", ".join(str(run.read_facts().get("data", "unknown")) for run in runs)
+    prints = ", ".join(dict.fromkeys(str(run.read_facts().get("data", "unknown")) for run in runs))
     text = markdown_table(
         done.plan,
         done.outcome,
