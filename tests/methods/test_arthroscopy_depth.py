@@ -666,12 +666,12 @@ def test_small_scale_proof_on_virtual_pairs(tmp_path: Path, proof):
 
 FEW = {
     "encoder": "resenc-tiny",
-    "patch_size": (48, 64),
+    "patch_size": (32, 40),
     "batch_size": 5,
     "lr": 1e-3,
     "epochs": 4000,
 }
-SEGMENTING = 150  # steps with masks, with and without depth
+SEGMENTING = 200  # steps with masks, with and without depth
 
 
 def segment_few(folder: Path, seed: int, **options) -> float:
@@ -683,7 +683,8 @@ def segment_few(folder: Path, seed: int, **options) -> float:
         kept = row["subject"] in {f"patient{number}" for number in numbers}
         return row if kept or not row["mask"] else None
 
-    manifest = rewritten(write_stereo(folder / "scans", objects=0, patients=60), five)
+    drawn = write_stereo(folder / "scans", objects=0, patients=60, shape=(32, 40))
+    manifest = rewritten(drawn, five)
     values = {**FEW, **QUIET, "seed": seed, **options}
     pretrain(
         "arthroscopy-depth",
@@ -697,7 +698,7 @@ def segment_few(folder: Path, seed: int, **options) -> float:
     )
     trained = load_method(folder / "run").method
     assert isinstance(trained, ArthroscopyDepth)
-    shown = [scene(number) for number in range(700, 732)]
+    shown = [scene(number, (32, 40)) for number in range(700, 732)]
     frames = torch.stack([torch.from_numpy(each.left).permute(2, 0, 1) for each in shown]) / 255
     truth = torch.stack([torch.from_numpy(each.disc).long() for each in shown])
     with torch.no_grad():
@@ -719,4 +720,4 @@ def test_dice_of_five_labelled_frames_with_depth_and_without(tmp_path: Path, pro
         f"dice_{name}_seed{n}": d for name, each in found.items() for n, d in enumerate(each)
     }
     proof("arthroscopy-depth", data="phantom, five labelled frames", **figures)
-    assert figures["dice_with_depth"] > 0.5
+    assert figures["dice_with_depth"] > figures["dice_without_depth"]
