@@ -164,10 +164,11 @@ def writing_errors(
     """
     targets = ids[:, 1:]
     asked = torch.stack([targets != each for each in ignored]).all(0)
-    each = F.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, reduction="none"
-    ).masked_fill(~asked, 0.0)
-    return each.sum(1), asked.float().sum(1)
+    rows = (
+        logits[:, :-1].float().flatten(0, 1)
+    )  # a piece a row: several times as fast as by columns
+    each = F.cross_entropy(rows, targets.flatten(), reduction="none").view_as(targets)
+    return each.masked_fill(~asked, 0.0).sum(1), asked.float().sum(1)
 
 
 def same_text(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from unlabeled.errors import OptionError
+
+PUBLISHED_WIDTH = 1024
 
 
 class ReportDecoder(nn.Module):
@@ -37,7 +41,8 @@ class ReportDecoder(nn.Module):
     Notes
     -----
     Source: official code of REFERS (Zhou et al., Nature Machine Intelligence 2022), which has it from VirTex (Desai and
-    Johnson, CVPR 2021).  Weights are drawn from normal numbers of deviation 0.02.
+    Johnson, CVPR 2021).  Weights are drawn from normal numbers of deviation 0.02 at the published width, and larger ones for
+    narrower layers (ours).
     """
 
     def __init__(
@@ -157,8 +162,15 @@ def from_the_end(ids: Tensor, padding: int) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights as VirTex does; biases stay as torch draws them."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+    """Draw weights as VirTex does at the published width, larger ones in narrower layers; biases stay as torch draws them."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=_deviation(module.in_features))
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=_deviation(module.embedding_dim))
     elif isinstance(module, nn.MultiheadAttention):
-        nn.init.normal_(module.in_proj_weight, std=0.02)
+        nn.init.normal_(module.in_proj_weight, std=_deviation(module.embed_dim))
+
+
+def _deviation(width: int) -> float:
+    """Give the deviation 0.02 of 1024 numbers, and one that adds up to as much for fewer: else images are not seen at first."""
+    return 0.02 * math.sqrt(PUBLISHED_WIDTH / width)

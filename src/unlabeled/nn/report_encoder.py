@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from unlabeled.nn.text import TextEncoder, bert_weights, text_encoder
@@ -9,6 +11,7 @@ from unlabeled.nn.tokens import Tokeniser
 from unlabeled.nn.weights import read_weights
 
 _POOLER = "pooler.dense."
+_WIDTH = 768  # of the BERT whose layers start at weights of deviation 0.02
 
 
 class ReportEncoder(nn.Module):
@@ -27,9 +30,10 @@ class ReportEncoder(nn.Module):
         width = text.shape.width
         self.text = text
         self.pooler = nn.Linear(width, width)
-        nn.init.normal_(self.pooler.weight, std=0.02)  # as BERT draws it
+        _draw(self.pooler)
         nn.init.zeros_(self.pooler.bias)
         self.project = nn.Linear(width, features)
+        nn.init.zeros_(self.project.bias)  # lest all reports are alike at first (ours)
 
     @property
     def tokeniser(self) -> Tokeniser:
@@ -56,10 +60,11 @@ def report_encoder(
     RunError
         The folder holds no model that can be read.
     """
-    made = ReportEncoder(
-        text_encoder(folder, width=width, layers=layers, heads=heads, positions=positions), features
-    )
-    if folder:
+    text = text_encoder(folder, width=width, layers=layers, heads=heads, positions=positions)
+    made = ReportEncoder(text, features)
+    if not folder:
+        text.layers.apply(_draw)
+    else:
         tensors, _ = read_weights(bert_weights(folder))
         held = {
             name.partition(_POOLER)[2]: tensor
@@ -69,3 +74,9 @@ def report_encoder(
         if set(held) == {"weight", "bias"}:
             made.pooler.load_state_dict(held)
     return made
+
+
+def _draw(module: nn.Module) -> None:
+    """Draw the weights of a layer as BERT does, and larger where it is narrower: else the start mark sees no word at first (ours)."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02 * math.sqrt(_WIDTH / module.in_features))
