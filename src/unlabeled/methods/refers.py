@@ -386,7 +386,7 @@ class Refers(Method):
         }
 
     def write(self, tokens: Tensor) -> list[str]:
-        """Write reports of general words; any other word is three points."""
+        """Write reports of general words; what stands between them is three points."""
         marks = self.tokeniser
         ids = self.decoder.write(
             tokens, start=marks.start, stop=marks.stop, length=self.options.words
@@ -394,8 +394,13 @@ class Refers(Method):
         return [self.spell(each) for each in ids]
 
     def spell(self, ids: Tensor) -> str:
-        """Spell the general words of a report; any other word is three points."""
-        return " ".join(word or "..." for word in self.tokeniser.told(ids))
+        """Spell the general words of a report; other words, however many in a row, are three points."""
+        told = [word or "..." for word in self.tokeniser.told(ids)]
+        return " ".join(
+            word
+            for word, again in zip(told, ["", *told], strict=False)
+            if again != word or word != "..."
+        )
 
     def preview(self, batch: Sample) -> dict[str, Tensor]:
         """Show views with their gates (red, yellow: let through), the report's general words, and what is written."""
