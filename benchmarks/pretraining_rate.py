@@ -145,6 +145,17 @@ SMALL = {
             "queue": 1024,
         },
     ),
+    "refers 2D resnet18": (
+        2,
+        {
+            "encoder": "resnet18",
+            "patch_size": (96, 96),
+            "image_size": 128,
+            "decoder_width": 128,
+            "decoder_heads": 8,
+            "batch_size": 4,
+        },
+    ),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (16, 16, 16), "batch_size": 2}),
     "rubiks-cube 3D resenc-tiny": (
         3,
@@ -248,6 +259,7 @@ FULL = {
     "pgl 3D unet": (3, {"batch_size": 16}),
     "pcrl 2D resnet18": (2, {"encoder": "resnet18", "patch_size": (224, 224), "batch_size": 64}),
     "pcrl 3D unet": (3, {}),
+    "refers 2D vit": (2, {}),
     "rubiks-cube 3D unet": (3, {"encoder": "unet", "patch_size": (64, 64, 64), "batch_size": 8}),
     "rubiks-cube-plus 3D unet": (
         3,
@@ -363,7 +375,7 @@ def main() -> None:
             solid = dims == 3 or kind.needs.volumes or kind.needs.unit is Unit.SLICE
             labelled = "mask" in kind.needs.metadata
             scans = Path(place, f"scans{2 + solid}-{edge}{'-labelled' * labelled}")
-            if kind.needs.unit is Unit.STUDY:
+            if kind.needs.unit is Unit.STUDY and "report" not in kind.needs.metadata:
                 shape = (edge, edge, 32)
                 scans = write_modalities(Path(place, slug), patients=8, shape=shape)
             elif slug in BRAINS:
