@@ -291,7 +291,7 @@ class Refers(Method):
         """Look at ``batch view channel rows columns``."""
         batch, views = images.shape[:2]
         whole, tokens, grid = look(self.encoder, images.flatten(0, 1))
-        summed = (tokens + whole[:, None]).view(batch, views, *tokens.shape[1:])
+        summed = (tokens + whole[:, None]).reshape(batch, views, *tokens.shape[1:])
         fused, gates = self.fusion(summed)
         return Seen(whole.reshape(batch, -1), fused, gates, grid)
 
