@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from unlabeled.benchmark.measures import MEASURES
 from unlabeled.benchmark.verdict import verdict
 from unlabeled.catalogue import cards
 from unlabeled.catalogue.evidence import (
@@ -40,6 +42,18 @@ def collect():
 def computed(collect):
     """All comparisons, computed anew."""
     return collect.all_evidence()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "evidence/plans").glob("*.toml"))
+)
+def test_a_plan_keeps_what_its_task_is_measured_by(name):
+    """What a wrong name costs is known only when hours of training are over."""
+    told = tomllib.loads((ROOT / "evidence" / "plans" / f"{name}.toml").read_text())
+    assert told["column"] in [measure.column for measure in MEASURES[told["task"]]]
+    needed = {"truth", "predicted"} if told["column"] == "correct" else {told["column"]}
+    assert needed <= set(told["keep"])
+    assert told["metric"]
 
 
 def test_comparisons_are_those_of_the_kept_scores(computed):
