@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from unlabeled.data.positions import TISSUE
 from unlabeled.data.scan import Grid, Scan
@@ -44,6 +45,36 @@ def test_after_the_turn_depth_rises_to_the_right(degrees):
     assert out.shape == edges
     assert torch.allclose(out.diff(dim=1), torch.ones(20, 30), atol=1e-3)
     assert out.diff(dim=0).abs().max() < 1e-3
+
+
+def plainly_turned(image: torch.Tensor, angle: float, edges: tuple[int, int]) -> torch.Tensor:
+    """`turned`, operation by operation."""
+    (rows, columns), (tall, wide) = image.shape[1:], edges
+    down = torch.arange(tall, dtype=torch.float32)[:, None] - (tall - 1) / 2
+    right = torch.arange(wide, dtype=torch.float32)[None] - (wide - 1) / 2
+    at_row = down * math.cos(angle) - right * math.sin(angle)
+    at_column = down * math.sin(angle) + right * math.cos(angle)
+    grid = torch.stack(
+        [at_column * (2 / max(1, columns - 1)), at_row * (2 / max(1, rows - 1))], dim=-1
+    )
+    return F.grid_sample(image[None], grid[None], align_corners=True, padding_mode="zeros")[0]
+
+
+@pytest.mark.parametrize("edges", [(20, 20), (21, 34), (7, 30)])
+def test_turns_are_those_of_the_plain_form_bit_for_bit(edges):
+    image = torch.randn(2, *larger(edges), generator=torch.Generator().manual_seed(0))
+    for angle in np.linspace(-math.pi, math.pi, 9):
+        assert torch.equal(turned(image, angle, edges), plainly_turned(image, angle, edges))
+
+
+@pytest.mark.parametrize("shape", [(25, 25), (2, 3), (3, 2)])
+def test_angles_are_those_of_the_mean_gradient_bit_for_bit(shape):
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        depth = draw.integers(0, 256, shape).astype(np.uint8)
+        rows, columns = (part.mean() for part in np.gradient(depth.astype(np.float64)))
+        assert depth_angle(depth) == -math.atan2(rows, columns)
+    assert depth_angle(np.full(shape, 0.1)) == 0.0
 
 
 @pytest.mark.parametrize("edges", [(20, 20), (21, 20), (7, 30)])

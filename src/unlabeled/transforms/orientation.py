@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
 from unlabeled.data.record import Record
 
@@ -34,8 +37,15 @@ def depth_angle(depth: NDArray[np.generic]) -> float:
     >>> round(depth_angle(np.tile(falling[:, None], (1, 4))), 4)
     1.5708
     """
-    rows, columns = (float(part.mean()) for part in np.gradient(depth.astype(np.float64)))
+    signed = depth.astype(np.float64)
+    rows, columns = _mean_slope(signed), _mean_slope(signed.T)
     return -math.atan2(rows, columns) if rows or columns else 0.0
+
+
+def _mean_slope(depth: NDArray[np.float64]) -> float:
+    """Average the central differences along the first axis, one-sided at both ends: all lines between cancel."""
+    ends = 1.5 * (depth[-1] - depth[0]) - 0.5 * (depth[-2] - depth[1])
+    return float(ends.sum() / depth.size)
 
 
 def larger(edges: Sequence[int]) -> tuple[int, int]:
@@ -52,16 +62,31 @@ def turned(image: Tensor, angle: float, edges: Sequence[int]) -> Tensor:
     After a turn by `depth_angle`, depth rises along the columns, to the right.
     """
     rows, columns = image.shape[1:]
-    tall, wide = edges
-    down = torch.arange(tall, dtype=torch.float32)[:, None] - (tall - 1) / 2
-    right = torch.arange(wide, dtype=torch.float32)[None] - (wide - 1) / 2
-    cos, sin = math.cos(angle), math.sin(angle)
-    at_row = down * cos - right * sin
-    at_column = down * sin + right * cos
-    grid = torch.stack(
-        [at_column * (2 / max(1, columns - 1)), at_row * (2 / max(1, rows - 1))], dim=-1
+    down, right = (np.arange(edge, dtype=np.float32) - np.float32((edge - 1) / 2) for edge in edges)
+    cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+    scale = np.array([2 / max(1, columns - 1), 2 / max(1, rows - 1)], np.float32)
+    grid = np.empty((1, *edges, 2), np.float32)
+    _fill_grid(down * sin, right * cos, down * cos, right * sin, scale, grid[0])
+    seen = F.grid_sample(
+        image[None], torch.from_numpy(grid), align_corners=True, padding_mode="zeros"
     )
-    return F.grid_sample(image[None], grid[None], align_corners=True, padding_mode="zeros")[0]
+    return seen[0]
+
+
+@njit(cache=True, nogil=True)
+def _fill_grid(
+    down_sin: NDArray[np.float32],
+    right_cos: NDArray[np.float32],
+    down_cos: NDArray[np.float32],
+    right_sin: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write where each pixel of a turned patch is read, ``rows columns 2``: column and row, as shares of the image."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j, 0] = (down_sin[i] + right_cos[j]) * scale[0]
+            out[i, j, 1] = (down_cos[i] - right_sin[j]) * scale[1]
 
 
 def cut_turned(
@@ -80,9 +105,44 @@ def depth_about(
     """Read the map of depth about a place, ``25 25``: the same share of a patch whatever its pixels."""
     edges = tuple(max(CELLS, round(SHARE * edge)) for edge in patch)
     whole = section.mask_patch(_start(at, edges), edges).numpy()
-    rows, columns = (np.linspace(0, edge - 1, CELLS).round().astype(np.int64) for edge in edges)
-    cells: NDArray[np.int64] = whole[np.ix_(rows, columns)]
+    rows, columns = map(_cells, edges)
+    cells: NDArray[np.int64] = whole[rows[:, None], columns]
     return cells
+
+
+@lru_cache(maxsize=8)
+def _cells(edge: int) -> NDArray[np.int64]:
+    """Spread the places of the map's cells over an edge, from its first pixel to its last."""
+    return np.linspace(0, edge - 1, CELLS).round().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class SectionPatch:
+    """Cut a patch about a place of a section.
+
+    Parameters
+    ----------
+    edges
+        Of the patch [pixel].
+    along_depth
+        Whether it is turned so that the section's map of depth, its mask, rises to the right.
+    rotation
+        Largest further turn, to either side [degree].
+    """
+
+    edges: tuple[int, int]
+    along_depth: bool = False
+    rotation: float = 0.0
+
+    def __call__(
+        self, section: Record, at: tuple[float, float], rng: Generator | None = None
+    ) -> Tensor:
+        """Cut ``channel *edges``; without a generator, no further turn is drawn."""
+        angle = depth_angle(depth_about(section, at, self.edges)) if self.along_depth else 0.0
+        if rng is not None and self.rotation:
+            share = 2 * torch.rand((), generator=rng).item() - 1
+            angle += float(np.radians(share * self.rotation))
+        return cut_turned(section, at, self.edges, angle)
 
 
 def _start(at: tuple[float, float], edges: Sequence[int]) -> tuple[int, ...]:
