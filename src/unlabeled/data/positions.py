@@ -19,6 +19,7 @@ TISSUE = "tissue"  # name among the extras of a scan: percent of tissue of every
 BLOCK = 8  # edge of a block [pixel]
 _STRIP = 512  # rows of a mask that are read at once
 _MEASURED = 2000  # places between which the largest distance is looked for
+_PAIRS = 2000  # that the mean distance is taken of
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +167,17 @@ class Places:
             at = at + self.jitter * (2 * np.array(aside) - 1)
             position = self.planes[section].lift(at)
         return Place(section, (float(at[0]), float(at[1])), position, number)
+
+
+def mean_distance(brains: Sequence[Places], rng: Generator) -> float:
+    """Average the distance of some pairs of places, each of one brain, drawn from the brains in turn."""
+    drawn = [brains[number % len(brains)] for number in range(_PAIRS)]
+    firsts = [places.draw(rng) for places in drawn]
+    apart = [
+        places.distance(first, places.draw_partner(first, rng))
+        for places, first in zip(drawn, firsts, strict=True)
+    ]
+    return sum(apart) / len(apart)
 
 
 def gather_places(

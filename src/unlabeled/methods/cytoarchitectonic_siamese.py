@@ -17,13 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from unlabeled.data.brains import places_of
+from unlabeled.data.brains import Cortex
 from unlabeled.data.intensity import IntensityRule
-from unlabeled.data.positions import Place, Places, Plane, allowed, section_gap
+from unlabeled.data.positions import Place, Places, mean_distance
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
-from unlabeled.data.surfaces import read_surface
-from unlabeled.errors import DataError, OptionError, ScanError
+from unlabeled.errors import OptionError
 from unlabeled.methods._base import (
     Feed,
     Method,
@@ -41,12 +40,11 @@ from unlabeled.nn.schedules import Schedule, constant
 from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability
 from unlabeled.transforms.intensity import GainOffset
-from unlabeled.transforms.orientation import cut_turned, depth_about, depth_angle
+from unlabeled.transforms.orientation import SectionPatch
+from unlabeled.transforms.overlay import filled, in_range
 from unlabeled.transforms.tissue import TissueShare
 
 SAME = 0.25  # share of held-out pairs that are of one section (ours)
-FEW = 128  # vertices between which the largest distance along a surface is looked for
-_PAIRS = 2000  # that the mean distance is taken of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +145,21 @@ class Options(SharedOptions):
                 "--distance inflated has no inflated surface", "Give --surface and --inflated."
             )
 
+    @property
+    def cortices(self) -> Cortex:
+        """Where patches may be cut."""
+        return Cortex(
+            patch=(self.patch_size[0], self.patch_size[1]),
+            least=self.least_tissue,
+            cortex=self.cortex,
+            surface=self.surface,
+            inflated=self.inflated,
+            count=self.points,
+            reach=self.reach,
+            seed=self.seed,
+            straight=self.distance == "inflated",
+        )
+
 
 class Pair(NamedTuple):
     """Two patches of one brain, how far apart they lie and where; distances and positions as shares of the scale."""
@@ -179,6 +192,7 @@ class CytoarchitectonicSiamese(Method):
         self.feature = PatchFeature(encoder, self.patch, options.features)
         self.apart = DistanceHead(options.features, options.head)
         self.locate = nn.Linear(options.features, 3)
+        self.patches = SectionPatch(self.patch, options.cortex == "depth", options.rotation)
         self.recolour = GainOffset(options.gain, options.offset)
         self.known: dict[tuple[str, ...], dict[str, Places]] = {}
         self.register_buffer("mean", torch.tensor(0.5))  # distance of the pairs that are trained on
@@ -196,22 +210,7 @@ class CytoarchitectonicSiamese(Method):
     @classmethod
     def require(cls, record: Record, options: SharedOptions) -> None:
         """Refuse volumes, sections without the mask that is asked for, and those where no patch fits."""
-        own = cast(Options, options)
-        if record.dims != 2:
-            raise ScanError("is a volume, and sections are pictures", "Give one picture a section.")
-        if own.cortex != "tissue" and record.mask is None:
-            raise ScanError(
-                f"has no mask, and --cortex {own.cortex} looks for places in it",
-                "Name it in the manifest's column `mask`, or give --cortex tissue.",
-            )
-        if Plane.of(record).is_point:
-            return
-        edges = cast("tuple[int, int]", tuple(own.patch_size[:2]))
-        if not allowed(record, edges, own.least_tissue, own.cortex).any():
-            raise ScanError(
-                f"has no place where a patch of {' x '.join(map(str, edges))} pixels holds enough tissue",
-                "Give a smaller --patch-size or --least-tissue, or the cortex as a mask with --cortex mask.",
-            )
+        cast(Options, options).cortices.require(record)
 
     @classmethod
     def suit(cls, options: Options, records: Sequence[Record]) -> Options:
@@ -222,27 +221,13 @@ class CytoarchitectonicSiamese(Method):
         DataError
             A surface is given for several brains, or does not meet the sections.
         """
-        brains = sorted({record.subject for record in records})
-        if options.surface and len(brains) > 1:
-            raise DataError(
-                f"--surface is of one brain, and the sections are of {len(brains)}",
-                "Give sections of one brain, or leave --surface out: distances are then straight ones.",
-            )
-        if options.reach is None and options.surface:
-            gap = section_gap([Plane.of(record) for record in records])
-            largest = float(np.ptp(read_surface(options.surface).vertices, axis=0).max())
-            options = replace(options, reach=gap / 2 if gap < float("inf") else largest)
+        cortex = options.cortices.suit(records)
+        options = replace(options, reach=cortex.reach)
         if options.scale is not None and options.centre is not None:
             return options
-        few = replace(options, points=min(options.points, FEW))
-        found = [find_places(few, records, brain) for brain in brains]
-        positions = np.concatenate([places.positions for places in found])
-        middle = (positions.min(0) + positions.max(0)) / 2
-        largest = max(places.largest for places in found)
+        largest, middle = cortex.extent(records)
         return replace(
-            options,
-            scale=options.scale or largest or 1.0,
-            centre=options.centre or tuple(middle.tolist()),
+            options, scale=options.scale or largest or 1.0, centre=options.centre or middle
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -262,26 +247,15 @@ class CytoarchitectonicSiamese(Method):
 
     def brains(self, records: Sequence[Record]) -> list[Places]:
         """List the places of each brain, once for each of its sections."""
-        subjects = [record.subject for record in records]
         asked = tuple(record.key for record in records)
         if asked not in self.known:  # distances along a surface take a while
-            brains = sorted(set(subjects))
-            self.known[asked] = {
-                brain: find_places(self.options, records, brain) for brain in brains
-            }
-        return [self.known[asked][brain] for brain in subjects]
+            self.known[asked] = self.options.cortices.brains(records)
+        return [self.known[asked][record.subject] for record in records]
 
     def measure(self, records: Sequence[Record]) -> None:
         """Measure the mean distance of pairs: what who knows nothing would say."""
         rng = torch.Generator().manual_seed(self.options.seed)
-        brains = self.brains(records)
-        drawn = [brains[n % len(brains)] for n in range(_PAIRS)]
-        firsts = [places.draw(rng) for places in drawn]
-        apart = [
-            places.distance(first, places.draw_partner(first, rng))
-            for places, first in zip(drawn, firsts, strict=True)
-        ]
-        self.mean.fill_(sum(apart) / len(apart) / self.scale)
+        self.mean.fill_(mean_distance(self.brains(records), rng) / self.scale)
 
     @property
     def scale(self) -> float:
@@ -306,13 +280,7 @@ class CytoarchitectonicSiamese(Method):
     def cut(self, brain: Places, place: Place, rng: Generator) -> Tensor:
         """Cut the patch about a place, its depth turned to the right where there is a map of it."""
         section = brain.records[place.section]
-        angle = 0.0
-        if self.options.cortex == "depth":
-            angle = depth_angle(depth_about(section, place.at, self.patch))
-        if self.training and self.options.rotation:
-            share = 2 * torch.rand((), generator=rng).item() - 1
-            angle += float(np.radians(share * self.options.rotation))
-        image = cut_turned(section, place.at, self.patch, angle)
+        image = self.patches(section, place.at, rng if self.training else None)
         return self.recolour(image, rng) if self.training else image
 
     def predict(self, batch: Pair) -> tuple[Tensor, Tensor]:
@@ -367,29 +335,10 @@ class CytoarchitectonicSiamese(Method):
     def preview(self, batch: Pair) -> dict[str, Tensor]:
         """Show both patches, and the distance, true and as predicted: the part of a bar that is filled."""
         distance, _ = self.predict(batch)
-        both = torch.cat([batch.first, batch.second]).float()
-        low, high = both.amin((1, 2, 3), keepdim=True), both.amax((1, 2, 3), keepdim=True)
-        first, second = ((both - low) / (high - low).clamp(min=1e-6)).chunk(2)
-        tall, wide = first.shape[2:]
-        ramp = torch.linspace(0, 1, wide, device=first.device).expand(len(first), 1, tall, wide)
-        bars = {
-            f"distance, {word}": (ramp <= each.view(-1, 1, 1, 1)).to(first.dtype)
-            for word, each in (("true", batch.distance), ("predicted", distance))
+        space = batch.first.shape[2:]
+        return {
+            "first patch": in_range(batch.first),
+            "second patch": in_range(batch.second),
+            "distance, true": filled(batch.distance, space),
+            "distance, predicted": filled(distance, space),
         }
-        return {"first patch": first, "second patch": second} | bars
-
-
-def find_places(options: Options, records: Sequence[Record], brain: str) -> Places:
-    """List the places of one brain as the options ask."""
-    return places_of(
-        [record for record in records if record.subject == brain],
-        surface=options.surface,
-        inflated=options.inflated,
-        patch=(options.patch_size[0], options.patch_size[1]),
-        least=options.least_tissue,
-        cortex=options.cortex,
-        count=options.points,
-        reach=options.reach or float("inf"),
-        seed=options.seed,
-        straight=options.distance == "inflated",
-    )

@@ -175,3 +175,20 @@ def side_by_side(pictures: Sequence[Tensor], columns: int = 6) -> Tensor:
     padded = [*pictures, *empty]
     rows = [torch.cat(padded[i : i + across], 2) for i in range(0, len(padded), across)]
     return torch.cat(rows, 1)
+
+
+def filled(shares: Tensor, space: Sequence[int]) -> Tensor:
+    """Draw each share as a bar that is filled from the left so far, ``batch 1 *space``.
+
+    Parameters
+    ----------
+    shares
+        ``batch``, each in [0, 1].
+    space
+        Rows and columns of the pictures.
+
+    >>> filled(torch.tensor([0.0, 0.5]), (1, 5)).flatten(1).tolist()
+    [[1.0, 0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0, 0.0]]
+    """
+    ramp = torch.linspace(0, 1, space[1], device=shares.device).expand(1, 1, *space)
+    return (ramp <= shares.float().view(-1, 1, 1, 1)).float()
