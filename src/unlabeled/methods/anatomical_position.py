@@ -42,6 +42,7 @@ from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant
 from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability
+from unlabeled.transforms.overlay import upright
 from unlabeled.transforms.positions import (
     BOXES,
     NineBoxes,
@@ -209,9 +210,9 @@ class AnatomicalPosition(Method):
         """Show the image with both lines, the boxes as the planes define them, and as the network finds them."""
         found = self.locate(batch.image).argmax(1)
         return {
-            "lines": _upright(ruled(batch.image, batch.lines)),
-            "defined": _upright(coloured(batch.image, batch.boxes)),
-            "found": _upright(coloured(batch.image, found)),
+            "lines": upright(ruled(batch.image, batch.lines)),
+            "defined": upright(coloured(batch.image, batch.boxes)),
+            "found": upright(coloured(batch.image, found)),
         }
 
     def product(self, record: Record) -> Product:
@@ -235,7 +236,7 @@ class AnatomicalPosition(Method):
             points["left ventricle"] = torch.stack(point)
         seen = [len(each.unique()) - int((each == 0).any()) for each in found]
         return Product(
-            pictures={"positions": _upright(shown)[0]},
+            pictures={"positions": upright(shown)[0]},
             points=points,
             values={"slices": float(len(seen)), "boxes": sum(seen) / len(seen)},
         )
@@ -243,8 +244,3 @@ class AnatomicalPosition(Method):
     def carries(self) -> dict[str, nn.Module]:
         """Carry the whole U-Net; a segmenter replaces the last convolution alone."""
         return {"encoder": self.encoder, "decoder": self.decoder}
-
-
-def _upright(image: Tensor) -> Tensor:
-    """Turn ``batch channel rows columns`` so that the first axis goes to the right and the second upwards."""
-    return image.transpose(2, 3).flip(2)
