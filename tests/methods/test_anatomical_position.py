@@ -323,6 +323,13 @@ def learn(place: Path, scans: Path, **options):
     return run(place, scans, **{**how, **options})
 
 
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A run that both proofs on phantoms look at."""
+    place = tmp_path_factory.mktemp("learnt")
+    return learn(place, write_hearts(place / "scans", studies=40, apex=FLAT))
+
+
 def mix_planes(scans: Path) -> None:
     """Put the long-axis planes of one body into the study of another: lines that have nothing to do with the image."""
     folders = sorted(path for path in scans.iterdir() if path.name.startswith("heart"))
@@ -338,9 +345,9 @@ def mix_planes(scans: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_small_scale_proof_on_phantoms(tmp_path, proof):
+def test_small_scale_proof_on_phantoms(learnt, proof):
     """Boxes are found in hearts that were not seen."""
-    score = learn(tmp_path, write_hearts(tmp_path / "scans", studies=40, apex=FLAT)).result.score
+    score = learnt.result.score
     figures = {"dice of boxes": score["dice"], "chance": score["chance"]}
     proof("anatomical-position", data="phantom-hearts", **figures)
     assert score["dice"] > 0.5
@@ -348,9 +355,8 @@ def test_small_scale_proof_on_phantoms(tmp_path, proof):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_small_scale_transfer_on_phantoms(tmp_path, proof):
+def test_small_scale_transfer_on_phantoms(learnt, tmp_path, proof):
     """With one labelled heart and few steps, more is segmented rightly than from scratch: mean over three hearts."""
-    done = learn(tmp_path, write_hearts(tmp_path / "scans", studies=40, apex=FLAT))
     few = write_hearts(tmp_path / "few", studies=8, seed=1, labelled=True, apex=FLAT)
     with few.open(newline="") as file:
         every = [row for row in csv.DictReader(file) if row["mask"]]
@@ -363,7 +369,9 @@ def test_small_scale_transfer_on_phantoms(tmp_path, proof):
         labelled = write_manifest(few.parent / f"labelled{seed}.csv", rows)
         for way, kept in dice.items():
             start = (
-                {"init": "scratch", "like": done.out} if way == "scratch" else {"init": done.out}
+                {"init": "scratch", "like": learnt.out}
+                if way == "scratch"
+                else {"init": learnt.out}
             )
             tuned = finetune(
                 "segment", labelled, tmp_path / f"{way}{seed}", **start, cache=tmp_path / "c", dims=2,
