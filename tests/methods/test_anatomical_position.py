@@ -421,17 +421,21 @@ def cine(source: Path, place: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_small_scale_figure_on_a_real_heart(shared_data, tmp_path, proof):
-    """In phases of one animal that were not seen, turned and zoomed, the boxes are found; blanked slices tell nothing."""
+    """In phases of one animal that were not seen, turned and zoomed, the boxes are found.
+
+    The heart of one animal lies at one place, so boxes overlap those of another view as well: with its image, turned and
+    zoomed otherwise, the network reaches 0.48, with its own 0.74.  Blanked images tell nothing.
+    """
     options = {
-        "patch_size": (96, 96), "spacing": (1.8, 1.8, 5.0), "lone_plane": "perpendicular", "middle": 0.6,
-        "steps": 200, "box_size": 14.0,
+        "spacing": (2.7, 2.7, 5.0), "lone_plane": "perpendicular", "middle": 0.6, "steps": 200,
+        "box_size": 16.0,
     }  # fmt: skip
     done = learn(tmp_path, cine(shared_data, tmp_path), **options)
     made = method(**{k: v for k, v in options.items() if k != "steps"})
     tensors = load_file(done.encoder)
     made.load_state_dict(tensors)
     sources = index_scans(tmp_path / "scans.csv").sources
-    records = Store(tmp_path / "c", spacing=(1.8, 1.8, 5.0)).prepare(
+    records = Store(tmp_path / "c", spacing=options["spacing"]).prepare(
         sources, rule=AnatomicalPosition.intensity(made.options)
     ).records  # fmt: skip
     unseen = [record for record in records if record.source.split == "val"]
@@ -440,16 +444,17 @@ def test_small_scale_figure_on_a_real_heart(shared_data, tmp_path, proof):
     batch = Positions(*(torch.stack(part) for part in zip(*views, strict=True)))
     made.eval()
     with torch.no_grad():
-        found = float(made.score(batch)["dice"])
-        blank = float(made.score(replace_image(batch))["dice"])
-    proof(
-        "anatomical-position",
-        data="cardiac-cine-mri",
-        **{"dice of boxes": found, "dice of boxes, blanked": blank},
-    )
-    assert found > 0.4
+        images = {
+            "dice of boxes": batch.image,
+            "dice of boxes, image of another view": batch.image.roll(1, 0),
+            "dice of boxes, blanked image": torch.zeros_like(batch.image),
+        }
+        dice = {
+            name: float(made.score(batch._replace(image=image))["dice"])
+            for name, image in images.items()
+        }
+    proof("anatomical-position", data="cardiac-cine-mri", **dice)
+    found, other, blank = dice.values()
+    assert found > 0.6
+    assert other < 0.6
     assert blank < 0.2
-
-
-def replace_image(batch: Positions) -> Positions:
-    return batch._replace(image=torch.zeros_like(batch.image))
