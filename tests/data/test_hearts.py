@@ -126,6 +126,25 @@ def test_turning_the_patient_leaves_the_map_unchanged() -> None:
     np.testing.assert_array_equal(mapped(small, patient=False), still)
 
 
+@pytest.mark.parametrize("flipped", [(0,), (1,), (0, 1)])
+def test_sides_do_not_depend_on_which_way_the_axes_of_an_image_run(flipped) -> None:
+    """The same slice with reversed axes: the map is reversed likewise, for sides are the patient's."""
+    body = draw_body(3)
+    affines = {name: view(body, name, 3)[2] for name in NAMES}
+    heart = Heart(*(Plane.of(affine, (64, 64, 6), 2, 2) for affine in affines.values()))
+    turned = affines["sa"].copy()
+    for axis in flipped:
+        turned[:3, 3] += 63 * turned[:3, axis]
+        turned[:3, axis] *= -1
+    one, other = (Plane.of(affine, (64, 64, 6), 2, 2) for affine in (affines["sa"], turned))
+    still, found = (
+        NineBoxes()(heart.cross(plane, "short-axis"), plane.spacing, plane.space).numpy()
+        for plane in (one, other)
+    )
+    assert set(np.unique(still)) == set(range(10))
+    np.testing.assert_array_equal(np.flip(found, flipped), still)
+
+
 def test_sides_do_not_depend_on_how_an_image_is_stored(tmp_path) -> None:
     """The same slices stored with axes swapped and reversed: the same point in the world has the same number."""
     body = draw_body(1)
