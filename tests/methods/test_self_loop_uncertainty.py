@@ -183,13 +183,11 @@ def test_must_have_4_without_a_rate_of_the_jigsaw_all_predictions_are_equal(monk
 def test_must_have_6_one_update_at_no_rate_is_self_training_with_soft_labels():
     made = method(updates=1, jigsaw_lr=0.0, uncertainty_weight=0.7, ramp=0.0)
     batch = batch_of(made)
-    made.eval()
-    with torch.no_grad():
-        soft = made.segment(batch["unlabelled"].image).softmax(1)
-    made.train()
     images = torch.cat([batch["labelled"].image, batch["unlabelled"].image])
-    twin = method(updates=1, jigsaw_lr=0.0)
-    logits = twin.train().segment(images)
+    twin = method(updates=1, jigsaw_lr=0.0).train()
+    with torch.no_grad():
+        soft = twin.segment(batch["unlabelled"].image).softmax(1)
+    logits = twin.segment(images)
     wanted = 0.5 * dice_cross_entropy(logits[:2], batch["labelled"].labels)
     wanted = wanted + 0.7 * certain_cross_entropy(logits[2:], soft)
     assert float(drive(made, batch)[-1][0].loss) == pytest.approx(float(wanted.detach()), rel=1e-6)
@@ -290,9 +288,9 @@ def test_the_squared_difference_where_it_is_asked_for(monkeypatch):
     twin = method(jigsaw_lr=0.0)
     batch = batch_of(twin)
     with torch.no_grad():
-        soft = twin.eval().segment(batch["unlabelled"].image).softmax(1)
+        soft = twin.train().segment(batch["unlabelled"].image).softmax(1)
         images = torch.cat([batch["labelled"].image, batch["unlabelled"].image])
-        logits = twin.train().segment(images)[2:]
+        logits = twin.segment(images)[2:]
     assert float(update.shows["uncertainty"]) == pytest.approx(float(squared_difference(logits, soft)), rel=1e-4)  # fmt: skip
 
 
@@ -314,15 +312,31 @@ def test_the_jigsaw_alone_reads_no_mask_and_remembers_statistics():
         made.product(Held(0))
 
 
-def test_whole_images_alone_are_remembered_by_batch_normalisation():
-    made = method(jigsaw_lr=0.0, updates=2)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+@pytest.mark.parametrize("prediction", ["whole", "restored"])
+def test_whole_images_alone_are_remembered_by_batch_normalisation(weight, prediction):
+    """After every update of the jigsaw, or running statistics lag behind the encoder; also where no pseudo-label is made."""
+    made = method(jigsaw_lr=0.0, updates=2, uncertainty_weight=weight, prediction=prediction)
     batch = batch_of(made)
-    twin = method()
-    twin.train().segment(torch.cat([batch["labelled"].image, batch["unlabelled"].image]))
+    labelled, unlabelled = (batch[name].image for name in ("labelled", "unlabelled"))
+    twin = method().train()
+    with torch.no_grad():
+        for _ in range(2):
+            twin.segment(unlabelled)
+        twin.segment(torch.cat([labelled, unlabelled]) if weight else labelled)
     wanted = {n: t for n, t in twin.state_dict().items() if "running" in n}
     after = drive(made, batch)[-1][1]
     assert wanted
     assert all(torch.equal(after[name], tensor) for name, tensor in wanted.items())
+
+
+def test_predictions_do_not_lag_behind_the_encoder(monkeypatch):
+    """They are those of the batch's own statistics, whatever the running ones are."""
+    one, other = method(), method()
+    for name, buffer in other.named_buffers():
+        if "running_mean" in name:
+            buffer += 3
+    assert torch.equal(predictions(one, monkeypatch)[1], predictions(other, monkeypatch)[1])
 
 
 def test_views_turn_image_and_mask_alike():

@@ -32,6 +32,21 @@ def test_looking_on_is_evaluation_without_gradient_and_ends():
     assert torch.is_grad_enabled()
 
 
+def test_looking_on_may_remember_the_statistics_of_the_batch():
+    made, twin = network(), network()[:2]
+    image = torch.rand(2, 1, 5, 5)
+    with looking_on([made], remembering=True):
+        seen = made(image)
+    assert torch.equal(seen, twin(image)), "no dropout, and the statistics of the batch"
+    assert not seen.requires_grad
+    assert torch.equal(made[1].running_mean, twin[1].running_mean)
+    assert made.training
+    made[1].eval()
+    with looking_on([made], remembering=True):
+        made(image)
+    assert torch.equal(made[1].running_mean, twin[1].running_mean), "frozen statistics stay"
+
+
 def test_gradients_come_back_in_half_precision():
     made = nn.Linear(3, 2)
     with torch.autocast("cpu", torch.bfloat16):

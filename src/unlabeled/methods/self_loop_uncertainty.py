@@ -317,12 +317,12 @@ class SelfLoopUncertainty(Method):
                 update = self.put_together(images, which)
                 losses.append(update.loss.detach())
                 yield update
-                if o.averages:
+                if labelled is not None:
                     orders = self.orders[which[: len(unlabelled.image)]]
                     predicted.append(self.predict(unlabelled.image, orders))
         if labelled is None:
             return
-        if unlabelled is None or not predicted:
+        if unlabelled is None or not o.averages:
             logits = self.segment(labelled.image)
             yield Update(HALF * dice_cross_entropy(logits, labelled.labels))
             return
@@ -354,11 +354,18 @@ class SelfLoopUncertainty(Method):
         return Update(F.cross_entropy(told.float(), which), "jigsaw", shows)
 
     def predict(self, image: Tensor, orders: Tensor) -> Tensor:
-        """Compute class probabilities as in evaluation, without gradient: p_q."""
-        with looking_on([self.encoder, self.decoder]):
+        """Compute class probabilities without gradient: p_q.
+
+        The encoder moves Q + 1 times an iteration, faster than running statistics follow; predictions by them are those of
+        no network, and learning from these goes astray.  So whole images are normalised by their own, which are remembered.
+        """
+        both = [self.encoder, self.decoder]
+        with looking_on(both, remembering=True):
+            likely = self.segment(image).float().softmax(1)
             if self.options.prediction == "whole":
-                return self.segment(image).float().softmax(1)
-            puzzled = self.segment(self.jigsaw(image, orders)).float().softmax(1)
+                return likely
+            with keeping_statistics(self.encoder), keeping_statistics(self.decoder):
+                puzzled = self.segment(self.jigsaw(image, orders)).float().softmax(1)
             return self.jigsaw.undo(puzzled, orders)
 
     def optimiser(

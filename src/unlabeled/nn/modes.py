@@ -11,15 +11,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
-def looking_on(modules: Iterable[nn.Module]) -> Iterator[None]:
+def looking_on(modules: Iterable[nn.Module], *, remembering: bool = False) -> Iterator[None]:
     """Within, the networks are in evaluation mode and no gradient is kept; after it, each part is as it was.
 
     What automatic precision has cast without gradients is forgotten, or a later pass in the same precision would reuse
     it and lose them.
+
+    Parameters
+    ----------
+    modules
+        The networks.
+    remembering
+        Batch normalisation in training goes on to use the batch at hand and to remember its statistics, for weights that
+        move faster than running statistics follow.
     """
     were = [(part, part.training) for module in modules for part in module.modules()]
-    for part, _ in were:
-        part.training = False
+    for part, training in were:
+        part.training = training and remembering and isinstance(part, _BatchNorm)
     try:
         with torch.no_grad():
             yield
