@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from unlabeled.data.intensity import IntensityRule
-from unlabeled.data.sampling import draw_start, patch_size, tiles
+from unlabeled.data.sampling import draw_start, patch_size
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
 from unlabeled.losses.restoration import masked_error
@@ -34,6 +34,7 @@ from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, halving
 from unlabeled.nn.unet import UNetEncoder
+from unlabeled.nn.whole_scans import over_tiles
 from unlabeled.options import Between, Count, Positive
 from unlabeled.transforms.masking import BlindSpots
 from unlabeled.transforms.turning import SquareTurn, turn_square
@@ -208,17 +209,9 @@ class VoidSeg(Method):
 
     def product(self, record: Record) -> Product:
         """Denoise a whole scan, nothing hidden, tile by tile; a flat network takes a volume slice by slice."""
-        denoised = torch.empty(record.channels, *record.space)
-        device = next(self.parameters()).device
-        dims = self.encoder.dims
+        device, dims = next(self.parameters()).device, self.encoder.dims
         edge, margin = TILE[dims]
-        flat = (1,) * (record.dims - dims)
-        edges, margins = ((edge,) * dims + flat, (margin,) * dims + (0,) * len(flat))
-        for tile in tiles(record.space, edges, margins):
-            noisy = record.patch(tile.start, tile.size)
-            given = self.denoise(noisy.view(1, record.channels, *tile.size[:dims]).to(device))
-            inner = given.view(noisy.shape)[(slice(None), *tile.inner)]
-            denoised[(slice(None), *tile.place)] = inner.cpu()
+        denoised = over_tiles(self.denoise, record, dims, edge=edge, margin=margin, device=device)
         rules = zip(record.rescalings, denoised, strict=True)
         return Product(images={"denoised": torch.stack([rule.undo(one) for rule, one in rules])})
 
