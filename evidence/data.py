@@ -39,6 +39,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "nuclei": _nuclei,
         "nuclei--clean": _clean_nuclei,
         "skin-lesions": _skin,
+        "skin-lesions--few": _few_lesions,
         "fmri-digits": _digits,
         "brain-sections": _sections,
     }[name]
@@ -290,6 +291,26 @@ def _skin(source: Path, place: Path) -> tuple[Path, Path]:
         for image in sorted((place / part / "images").iterdir())
     ]
     return place / "train" / "images", _manifest(place / "labelled.csv", rows)
+
+
+def _few_lesions(source: Path, place: Path) -> tuple[Path, Path]:
+    """All training pictures, every fifteenth with its mask; these eight alone are there to be fine-tuned on.
+
+    A method that learns from masks sees no mask in training that scratch does not see, at every seed; the score while
+    it learns is of the validation pictures.
+    """
+    _, labelled = _skin(source, place)
+    with labelled.open(newline="") as file:
+        known = list(csv.DictReader(file))
+    train = [row for row in known if row["split"] == "train"]
+    masked = {row["subject"] for row in train[::15]}
+    scans = [
+        row if row["split"] == "val" or row["subject"] in masked else {**row, "mask": ""}
+        for row in known
+        if row["split"] != "test"
+    ]
+    rows = [row for row in known if row["split"] != "train" or row["subject"] in masked]
+    return _manifest(place / "scans.csv", scans), _manifest(place / "few.csv", rows)
 
 
 def _nuclei(source: Path, place: Path) -> tuple[Path, Path]:
