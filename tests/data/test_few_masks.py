@@ -5,9 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from unlabeled.data.few_masks import FewMasks, as_classes, mask_values
+from unlabeled.data.few_masks import FewMasks
 from unlabeled.errors import DataError
 
 
@@ -48,15 +47,13 @@ def test_without_masks_or_share_none_is_read_and_with_all_read_all_are_looked_at
     assert FewMasks(1.0).unlabelled(SCANS[:4]) == tuple(SCANS[:4])
 
 
-def test_values_are_listed_and_objects_refused():
-    assert mask_values([scan(0, values=(7, 2)), scan(1, values=(9,))]) == (2, 7, 9)
-    assert mask_values([scan(0, values=tuple(range(1, 90)))], merged=True) == (1,)
-    with pytest.raises(DataError, match="no label at all"):
-        mask_values([scan(0, values=())])
-    with pytest.raises(DataError, match="89 values") as fault:
-        mask_values([scan(0, values=tuple(range(1, 90)))])
-    assert "--labels any" in fault.value.remedy
-
-
-def test_values_beyond_the_largest_are_background():
-    assert as_classes(torch.tensor([[255, 3], [0, 4]]), (3,)).tolist() == [[0, 1], [0, 0]]
+def test_what_is_missing_is_named():
+    bare = [scan(number, masked=False) for number in range(3)]
+    with pytest.raises(DataError, match="none of 3 scans has a mask, and loop learns") as fault:
+        FewMasks(1.0).require("loop", bare, instead="--label-fraction 0", others=True)
+    assert "or give --label-fraction 0." in fault.value.remedy
+    with pytest.raises(DataError, match="none is left to be unlabelled"):
+        FewMasks(1.0).require("loop", SCANS[:20], instead="", others=True)
+    for share, others in ((1.0, False), (0.2, True)):
+        assert FewMasks(share).require("loop", SCANS[:20], instead="", others=others) == SCANS[:20]
+    assert FewMasks(1.0).require("loop", SCANS, instead="", others=True) == SCANS[:20]

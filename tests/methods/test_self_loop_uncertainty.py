@@ -19,20 +19,16 @@ from unlabeled.demo.phantoms import write_manifest, write_patients
 from unlabeled.errors import DataError, OptionError, UnlabeledError
 from unlabeled.losses.pseudo_labels import certain_cross_entropy, squared_difference
 from unlabeled.losses.segmentation import dice_cross_entropy
-from unlabeled.methods import self_loop_uncertainty
+from unlabeled.methods import _few_masks, self_loop_uncertainty
 from unlabeled.methods._base import parameters
-from unlabeled.methods.self_loop_uncertainty import (
-    Labelled,
-    Options,
-    Paced,
-    SelfLoopUncertainty,
-)
+from unlabeled.methods.self_loop_uncertainty import Options, SelfLoopUncertainty
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.rng import generator
 from unlabeled.training.checkpoint import read_checkpoint
 from unlabeled.training.pretrain import pretrain
 from unlabeled.transfer.products import load_method
 from unlabeled.transforms.jigsaw import Jigsaw
+from unlabeled.transforms.masked_views import Labelled, Paced
 
 QUICK = {"quiet": True, "accelerator": "cpu", "workers": 0}
 TINY = {
@@ -164,6 +160,7 @@ def test_must_haves_4_and_5_predictions_differ_between_updates_and_average_to_pr
     assert maps.shape == (3, 2, 2, 24, 24)
     assert all((maps[q] - maps[q + 1]).abs().max() > 0 for q in range(2))
     assert not soft.requires_grad
+    assert not maps.requires_grad, "Q passes with gradients would fill the memory"
     assert soft.min() >= 0
     assert soft.max() <= 1
     assert torch.allclose(soft.sum(1), torch.ones(2, 24, 24), atol=1e-6)
@@ -308,7 +305,7 @@ def test_the_jigsaw_alone_reads_no_mask_and_remembers_statistics():
     assert set(made.eval().score(batch_of(made)["unlabelled"])) == {"jigsaw", "chance"}
     assert set(made.preview(batch_of(made)["unlabelled"])) == {"image", "puzzle", "put back"}
     assert "jigsaw alone" in made.notes()[0]
-    with pytest.raises(OptionError, match="jigsaw alone"):
+    with pytest.raises(OptionError, match="no mask"):
         made.product(Held(0))
 
 
@@ -380,11 +377,11 @@ def test_classes_are_settled_from_the_masks_unless_they_are_given():
     [
         ([Held(0, masked=False)], {}, "none of 1 scans has a mask", "--label-fraction 0"),
         ([Held(0), Held(1)], {}, "all 2 scans have masks", "--label-fraction 0.1"),
-        ([Held(0, values=()), Held(1, masked=False)], {}, "no label at all", "column `mask`"),
+        ([Held(0, values=()), Held(1, masked=False)], {}, "no label at all", "mask column"),
         (
-            [Held(0, values=tuple(range(1, 60))), Held(1, masked=False)],
+            [Held(0, values=tuple(range(1, 160))), Held(1, masked=False)],
             {},
-            "59 values, more than 32",
+            "more than 128 values",
             "--labels any",
         ),
     ],
@@ -431,10 +428,12 @@ def test_preview_shows_the_task():
     assert list(shown) == ["image", "mask", "foreground", "answer", "entropy", "puzzle", "put back"]
     assert all(each.min() >= 0 and each.max() <= 1 for each in shown.values())
     solved = method(label_values=(1, 2)).eval()
-    told = F.one_hot(torch.arange(2) * 7 % 12, 12).float()
+    told = F.one_hot(torch.tensor([1, 8]), 12).float()
     solved.head.forward = lambda features: told
     shown = solved.preview(batch_of(solved))
     assert torch.equal(shown["put back"], shown["image"])
+    mixed = (shown["puzzle"] != shown["image"]).flatten(1).any(1)
+    assert mixed.all(), "no puzzle shows the image as it was"
 
 
 def test_scores_of_a_known_answer():
@@ -449,19 +448,25 @@ def test_scores_of_a_known_answer():
 
 def test_product_is_the_segmentation_in_values_of_the_masks(monkeypatch):
     made = method(label_values=(4, 200)).eval()
-    monkeypatch.setattr(self_loop_uncertainty, "TILE", 16)
-    monkeypatch.setattr(self_loop_uncertainty, "MARGIN", 2)
+    monkeypatch.setattr(_few_masks, "TILE", 16)
+    monkeypatch.setattr(_few_masks, "MARGIN", 2)
     made.segment = lambda image: torch.cat([0.5 - image, image, 0 * image], 1) * 100
     record = Held(1)
     with torch.no_grad():
         product = made.product(record)
-    assert torch.equal(product.images["segmentation"], torch.where(record.array > 0.25, 4.0, 0.0))
+    assert torch.equal(
+        product.masks["segmentation"], torch.where(record.array[0] > 0.25, 4, 0).byte()
+    )
+    assert product.pictures["overlay"].shape == (3, 30, 72)
     doubt = product.images["uncertainty"]
     assert doubt.min() >= 0
     assert doubt.max() <= 1
     assert product.values == {"mean uncertainty": pytest.approx(float(doubt.mean()))}
     volume = Held(2, space=(20, 18, 1))
-    assert made.product(volume).images["segmentation"].shape == (1, 20, 18, 1)
+    made = made.product(volume)
+    assert made.masks["segmentation"].shape == (20, 18, 1)
+    assert made.images["uncertainty"].shape == (1, 20, 18, 1)
+    assert not made.pictures
 
 
 def write(place: Path, patients: int = 8) -> Path:

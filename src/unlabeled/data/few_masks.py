@@ -1,18 +1,13 @@
-"""Few masks among many scans: whose are read, which scans stay unlabelled, and what values become of classes."""
+"""Few masks among many scans: whose are read, and which scans stay unlabelled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from unlabeled.data.record import Record
 from unlabeled.data.splits import take_fraction
 from unlabeled.errors import DataError
-
-MOST_CLASSES = 32  # more values in masks than this number single objects
 
 
 @dataclass(frozen=True)
@@ -44,48 +39,46 @@ class FewMasks:
         read = {id(record) for record in self.labelled(records)}
         return tuple(record for record in records if id(record) not in read) or tuple(records)
 
+    def require(
+        self, slug: str, records: Sequence[Record], *, instead: str, others: bool
+    ) -> list[Record]:
+        """List the scans with masks, for a method that learns from them.
 
-def mask_values(records: Sequence[Record], *, merged: bool = False) -> tuple[int, ...]:
-    """List the values that are classes, ascending, from what the store keeps of each mask; the background's 0 is none.
+        Parameters
+        ----------
+        slug
+            The method.
+        records
+            All scans.
+        instead
+            What to type where there are no masks.
+        others
+            Whether scans must be left that count as unlabelled.
 
-    Parameters
-    ----------
-    records
-        Scans with masks.
-    merged
-        Take all values other than 0 for one class, which is then called 1.
+        Raises
+        ------
+        DataError
+            No scan has a mask, or none would be left.
+        """
+        masked = [record for record in records if record.mask is not None]
+        if not masked:
+            raise DataError(
+                f"none of {len(records)} scans has a mask, and {slug} learns to segment from few masks",
+                "Name them in a manifest's column `mask` (beside a folder of images, pretraining reads no masks), or give "
+                f"{instead}.",
+            )
+        if others and len(masked) == len(records) and self.fraction == 1:
+            raise DataError(
+                f"all {len(records)} scans have masks that would be learnt from, and none is left to be unlabelled",
+                "Give --label-fraction 0.1, so that the masks of a tenth of the subjects are read, or add scans without.",
+            )
+        return masked
 
-    Raises
-    ------
-    DataError
-        There is no value, or more than classes can be.
-    """
-    values = sorted(set[int]().union(*(record.labelled_voxels for record in records)))
-    if not values:
-        raise DataError(
-            f"the masks of {len(records)} scans hold no label at all, only 0",
-            "Check that the manifest's column `mask` names the right files.",
-        )
-    if merged:
-        return (1,)
-    if len(values) > MOST_CLASSES:
-        raise DataError(
-            f"the masks hold {len(values)} values, more than {MOST_CLASSES}",
-            "If they number single objects, give --labels any: all of them become one class.",
-        )
-    return tuple(values)
+    def note(self) -> str:
+        """Say whose masks are read.
 
-
-def as_classes(mask: Tensor, values: Sequence[int], *, merged: bool = False) -> Tensor:
-    """Turn values of a mask into classes 1, 2, ...; what is none of them becomes background, 0.
-
-    >>> as_classes(torch.tensor([0, 9, 5, 7]), (5, 9))
-    tensor([0, 2, 1, 0])
-    >>> as_classes(torch.tensor([0, 9, 5, 7]), (1,), merged=True)
-    tensor([0, 1, 1, 1])
-    """
-    if merged:
-        return (mask != 0).long()
-    known = torch.tensor([0, *values])
-    place = torch.searchsorted(known, mask.contiguous()).clamp(max=len(known) - 1)
-    return torch.where(known[place] == mask, place, 0)
+        >>> FewMasks(0.25).note()
+        '0.25 of masks are learnt from: what is fine-tuned from here with fewer of them is no fair figure'
+        """
+        whose = "all masks are" if self.fraction == 1 else f"{self.fraction:.3g} of masks are"
+        return f"{whose} learnt from: what is fine-tuned from here with fewer of them is no fair figure"

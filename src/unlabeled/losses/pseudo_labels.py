@@ -52,6 +52,15 @@ def entropy(likely: Float[Tensor, "batch classes *space"]) -> Float[Tensor, batc
     return summed
 
 
+def doubt(likely: Float[Tensor, "batch classes *space"]) -> Float[Tensor, batch * space]:
+    """Entropy of every voxel over the largest one there is: 0 where one class is certain, 1 where all are as likely.
+
+    >>> doubt(torch.tensor([[[0.5, 0.433333, 1.0], [0.5, 0.566667, 0.0]]]))
+    tensor([[1.0000, 0.9871, 0.0000]])
+    """
+    return (entropy(likely) / math.log(likely.shape[1])).clamp(0, 1)
+
+
 def certain_cross_entropy(
     logits: Float[Tensor, "batch classes *space"], likely: Float[Tensor, "batch classes *space"]
 ) -> Float[Tensor, ""]:
@@ -71,8 +80,7 @@ def certain_cross_entropy(
     tensor(0.0093)
     """
     likely = likely.detach().float()
-    certain = 1 - entropy(likely) / math.log(likely.shape[1])
-    return -(certain * (likely * logits.float().log_softmax(1)).sum(1)).mean()
+    return -((1 - doubt(likely)) * (likely * logits.float().log_softmax(1)).sum(1)).mean()
 
 
 def squared_difference(
@@ -84,6 +92,15 @@ def squared_difference(
     tensor(0.0178)
     """
     return (logits.float().softmax(1) - likely.detach().float()).square().mean()
+
+
+def risen(over: Float[Tensor, ""], share: float) -> Float[Tensor, ""]:
+    """Let the weight of a loss rise linearly from 0 to 1 over a share of the training; without a share it is 1.
+
+    >>> [float(risen(torch.tensor(over), 0.5)) for over in (0.0, 0.25, 0.5, 1.0)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+    return (over / share).clamp(max=1.0) if share else torch.ones_like(over)
 
 
 def label_scores(

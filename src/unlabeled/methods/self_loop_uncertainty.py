@@ -8,70 +8,56 @@ learns once from ``L_SEG`` on labelled images plus ``lambda(t) L_UG`` on unlabel
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from unlabeled.data.few_masks import FewMasks, as_classes, mask_values
-from unlabeled.data.sampling import draw_start, patch_size, tiles
 from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
-from unlabeled.errors import DataError, OptionError
+from unlabeled.errors import OptionError
 from unlabeled.losses.pseudo_labels import (
     average_predictions,
     certain_cross_entropy,
     entropy,
     label_scores,
+    risen,
     squared_difference,
 )
 from unlabeled.losses.segmentation import dice_cross_entropy
 from unlabeled.methods._base import (
     Feed,
-    Method,
     Monitor,
     Needs,
     Phase,
-    Product,
     SharedOptions,
     Update,
     parameters,
-    patch_for,
 )
-from unlabeled.nn.decoders import build_decoder
+from unlabeled.methods._few_masks import FewMaskMethod, FewMaskOptions, show_answer
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.modes import keeping_statistics, looking_on
 from unlabeled.nn.puzzles import LayoutHead
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
-from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
+from unlabeled.options import Between, Count, NonNegative, Probability, Whole
 from unlabeled.transforms.jigsaw import Jigsaw, draw_orders, least_distance
+from unlabeled.transforms.masked_views import Labelled, Paced, streams
 from unlabeled.transforms.puzzles import choose_permutations
-from unlabeled.transforms.turning import SquareTurn, turn_square
 
 HALF = 0.5  # share of cross entropy, and of Dice, in L_SEG (ours)
 PROBES = 4  # orders that each held-out image is put into
-TILE, MARGIN = 1024, 96  # edge and margin segmented at once [voxel]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SharedOptions):
+class Options(FewMaskOptions):
     """Defaults are ours unless another source is named: no code was published, and the paper's numbers are unconfirmed.
 
     Parameters
     ----------
-    label_fraction
-        Share of the subjects with masks whose masks are learnt from; all other images are unlabelled.  1 suits archives
-        where few scans have masks; 0 learns the jigsaw alone.
-    labels
-        What is segmented: each value of the masks, or any value but 0 as one class (masks that number single objects).
-    label_values
-        Values of the masks that are classes, ascending; without it, those that the masks of all scans hold.
     epochs
         Passes over the unlabelled images.
     batch_size
@@ -84,8 +70,6 @@ class Options(SharedOptions):
         Network that is carried to the task, and has the decoder that goes with it (paper: of a residual U-Net, unconfirmed).
     patch_size
         Edges of an image or of a part of it [voxel]; multiples of the grid's.
-    turns
-        Whether images are turned by quarters and flipped.
     grid
         Tiles along each axis (another implementation; Noroozi and Favaro, ECCV 2016).
     permutations
@@ -108,16 +92,9 @@ class Options(SharedOptions):
         Cross entropy to u, weighed by how certain u is, or the plain squared difference.
     """
 
-    label_fraction: Probability = 1.0
-    labels: Literal["each", "any"] = "each"
-    label_values: tuple[Count, ...] | None = None
-    epochs: Count = 100
-    batch_size: Count = 8
-    lr: Positive = 1e-3
     jigsaw_lr: NonNegative = 5e-4
     encoder: str = "resnet18"
     patch_size: tuple[Count, ...] = (255, 255)
-    turns: bool = True
     grid: Annotated[int, Between(2, 3)] = 3
     permutations: Annotated[int, Between(2)] = 100
     updates: Whole = 10
@@ -147,16 +124,6 @@ class Options(SharedOptions):
                 "--label-fraction 0 learns the jigsaw alone, and --updates 0 leaves it out",
                 "Give --updates 10, or a --label-fraction above 0.",
             )
-        if self.label_values is not None and sorted(set(self.label_values)) != [*self.label_values]:
-            raise OptionError(
-                f"--label-values are {' '.join(map(str, self.label_values))}, not ascending",
-                f"Give --label-values {' '.join(map(str, sorted(set(self.label_values))))}.",
-            )
-
-    @property
-    def learns_masks(self) -> bool:
-        """Whether any mask is learnt from."""
-        return self.label_fraction > 0
 
     @property
     def averages(self) -> bool:
@@ -164,28 +131,7 @@ class Options(SharedOptions):
         return self.learns_masks and self.uncertainty_weight > 0
 
 
-class Labelled(NamedTuple):
-    """An image in [0, 1], ``*batch channel *space``, and the class of each voxel, ``*batch *space``."""
-
-    image: Tensor
-    labels: Tensor
-
-
-class Unlabelled(NamedTuple):
-    """An image in [0, 1], ``*batch channel *space``, and the share of the training that is over, ``*batch``."""
-
-    image: Tensor
-    over: Tensor
-
-
-class Paced(NamedTuple):
-    """A scan, and the share of the training that is over when it is looked at."""
-
-    record: Record
-    over: float
-
-
-class SelfLoopUncertainty(Method):
+class SelfLoopUncertainty(FewMaskMethod):
     """A segmenter learns from masks, and from what it predicts while a jigsaw moves its encoder."""
 
     needs: ClassVar[Needs] = Needs(unit=Unit.SLICE, dims=(2,), some=("mask",))
@@ -198,11 +144,6 @@ class SelfLoopUncertainty(Method):
 
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
-        self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
-        self.turn = SquareTurn()
-        self.masks = FewMasks(options.label_fraction, options.seed)
         if options.updates:
             self.jigsaw = Jigsaw((options.grid,) * encoder.dims)
             self.jigsaw.check(self.patch)
@@ -211,10 +152,7 @@ class SelfLoopUncertainty(Method):
             self.head = LayoutHead(
                 encoder, self.patch, self.jigsaw.grid, len(orders), hidden=options.hidden
             )
-        if options.learns_masks:
-            if options.label_values is None:
-                raise OptionError("what masks hold is not known", "Give --label-values.")
-            self.decoder = build_decoder(encoder, out_channels=1 + len(options.label_values))
+        self.add_decoder()
 
     @classmethod
     def needs_with(cls, options: Any) -> Needs:
@@ -224,36 +162,19 @@ class SelfLoopUncertainty(Method):
     @classmethod
     def suit(cls, options: Options, records: Sequence[Record]) -> Options:
         """Settle the classes; refuse an archive without masks, and one where no image is left unlabelled."""
-        if not options.learns_masks:
-            return options
-        masked = [record for record in records if record.mask is not None]
-        if not masked:
-            raise DataError(
-                f"none of {len(records)} scans has a mask, and self-loop-uncertainty learns to segment from few masks",
-                "Name them in a manifest's column `mask` (beside a folder of images, pretraining reads no masks), or give "
-                "--label-fraction 0 to learn the jigsaw alone.",
-            )
-        if options.averages and len(masked) == len(records) and options.label_fraction == 1:
-            raise DataError(
-                f"all {len(records)} scans have masks that would be learnt from, and none is left to be unlabelled",
-                "Give --label-fraction 0.1, so that the masks of a tenth of the subjects are read, or add scans without.",
-            )
-        values = options.label_values or mask_values(masked, merged=options.labels == "any")
-        return replace(options, label_values=values)
+        return options.settled(
+            "self-loop-uncertainty",
+            records,
+            instead="--label-fraction 0 to learn the jigsaw alone",
+            others=options.averages,
+        )
 
     def notes(self) -> tuple[str, ...]:
         """Say whose masks are read, and how unlike the orders of the jigsaw are."""
-        o, said = self.options, []
-        if o.learns_masks:
-            whose = (
-                "all masks are" if o.label_fraction == 1 else f"{o.label_fraction:.3g} of masks are"
-            )
-            said.append(
-                f"{whose} learnt from: what is fine-tuned from here with fewer of them is no fair figure"
-            )
-        else:
-            said.append("no mask is read: the encoder learns the jigsaw alone")
-        if o.updates:
+        said = ["no mask is read: the encoder learns the jigsaw alone"]
+        if self.options.learns_masks:
+            said = [self.masks.note()]
+        if self.options.updates:
             said.append(
                 f"any two of the {len(self.orders)} orders of the jigsaw differ in "
                 f"{least_distance(self.orders.cpu().numpy())} tiles or more"
@@ -273,38 +194,14 @@ class SelfLoopUncertainty(Method):
         if not o.learns_masks:
             return (Phase("jigsaw", self.step, trains, feeds),)
         trains["main"] = [self.encoder, self.decoder]
-        feeds["labelled"] = Feed(
-            self.views,
-            o.batch_size,
-            unit,
-            lambda record: record.mask is not None,
-            self.masks.labelled,
-        )
+        feeds["labelled"] = Feed(self.views, o.batch_size, unit, group=self.masks.labelled)
         monitor = Monitor("dice", "higher", chance="dice_everything")
         return (Phase("pretrain", self.step, trains, feeds, monitor=monitor),)
 
-    def views(self, record: Record, rng: Generator) -> Labelled:
-        """Cut an image and its mask, and turn both alike."""
-        image, place, way = self._cut(record, rng)
-        mask = record.mask_patch(place, patch_size(record, self.patch)).reshape(self.patch)
-        values, merged = self.options.label_values or (), self.options.labels == "any"
-        classes = as_classes(mask, values, merged=merged)
-        return Labelled(image, turn_square(classes[None], way)[0])
-
-    def unlabelled(self, item: Record | Paced, rng: Generator) -> Unlabelled:
-        """Cut an image; its mask, where there is one, is not looked at."""
-        record, over = item if isinstance(item, Paced) else Paced(item, 1.0)
-        return Unlabelled(self._cut(record, rng)[0], torch.tensor(over))
-
-    def segment(self, image: Tensor) -> Tensor:
-        """Compute logits ``batch class *space``: f."""
-        logits: Tensor = self.decoder(self.encoder(image), image.shape[2:])
-        return logits
-
     def step(self, batch: Any) -> Iterator[Update]:
         """Move the encoder by the jigsaw Q times and predict after each, then learn from masks and pseudo-labels."""
-        o, streams = self.options, _streams(batch)
-        labelled, unlabelled = streams.get("labelled"), streams.get("unlabelled")
+        o, given = self.options, streams(batch)
+        labelled, unlabelled = given.get("labelled"), given.get("unlabelled")
         predicted: list[Tensor] = []
         losses: list[Tensor] = []
         if unlabelled is not None:
@@ -334,7 +231,7 @@ class SelfLoopUncertainty(Method):
         segmentation = HALF * dice_cross_entropy(logits[:count], labelled.labels)
         learn = certain_cross_entropy if o.uncertainty_loss == "certain" else squared_difference
         uncertain = learn(logits[count:], soft)
-        weight = o.uncertainty_weight * _risen(unlabelled.over.mean(), o.ramp)
+        weight = o.uncertainty_weight * risen(unlabelled.over.mean(), o.ramp)
         shows = {
             "segmentation": segmentation,
             "uncertainty": uncertain,
@@ -377,85 +274,33 @@ class SelfLoopUncertainty(Method):
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         """Measure how many puzzles are told, and on held-out masks the overlap and how well calibrated probabilities are."""
-        streams, scores = _streams(batch), dict[str, Tensor]()
+        given, scores = streams(batch), dict[str, Tensor]()
         if self.options.updates:
-            images = streams["unlabelled"].image.repeat_interleave(PROBES, 0)
+            images = given["unlabelled"].image.repeat_interleave(PROBES, 0)
             which = torch.arange(len(images), device=images.device) * 7 % len(self.orders)
             scores |= self.put_together(images, which).shows
-        if "labelled" in streams:
-            image, labels = streams["labelled"]
+        if "labelled" in given:
+            image, labels = given["labelled"]
             scores |= label_scores(self.segment(image).float().softmax(1), labels)
         return scores
 
     def preview(self, batch: Any) -> dict[str, Tensor]:
         """Show what is segmented and how uncertain that is, and a puzzle put back as the head says."""
-        streams, shown = _streams(batch), dict[str, Tensor]()
-        seen = streams.get("labelled", streams.get("unlabelled"))
-        image = seen.image.float().clamp(0, 1)
+        given = streams(batch)
+        seen = given.get("labelled", given.get("unlabelled"))
+        shown = {"image": seen.image.float().clamp(0, 1)}
         if isinstance(seen, Labelled):
-            likely = self.segment(seen.image).float().softmax(1)
-            classes = likely.shape[1] - 1
-            shown = {
-                "image": image,
-                "mask": seen.labels[:, None] / classes,
-                "foreground": 1 - likely[:, :1],
-                "answer": likely.argmax(1, keepdim=True) / classes,
-                "entropy": self._doubt(likely),
-            }
+            shown = show_answer(seen, self.segment(seen.image).float().softmax(1))
         if self.options.updates:
-            which = torch.arange(len(image), device=image.device) * 7 % len(self.orders)
-            puzzle = self.jigsaw(seen.image, self.orders[which])
+            steps = torch.arange(len(seen.image), device=self.orders.device) * 7
+            orders = self.orders[1 + steps % (len(self.orders) - 1)]  # order 0 moves no tile
+            puzzle = self.jigsaw(seen.image, orders)
             told = self.head(self.encoder(puzzle)).argmax(1)
             shown["puzzle"] = puzzle.float().clamp(0, 1)
             shown["put back"] = self.jigsaw.undo(shown["puzzle"], self.orders[told])
-        return {"image": image, **shown}
-
-    def product(self, record: Record) -> Product:
-        """Segment a whole scan, tile by tile; a volume slice by slice."""
-        if not self.options.learns_masks:
-            raise OptionError(
-                "this run learnt the jigsaw alone and segments nothing",
-                "Pretrain with a --label-fraction above 0, or fine-tune it: unlabeled finetune segment.",
-            )
-        answer, doubt = torch.zeros(1, *record.space), torch.zeros(1, *record.space)
-        device, dims = next(self.parameters()).device, self.encoder.dims
-        flat = (1,) * (record.dims - dims)
-        values = torch.tensor([0, *(self.options.label_values or ())])
-        for tile in tiles(record.space, (TILE,) * dims + flat, (MARGIN,) * dims + (0,) * len(flat)):
-            image = record.patch(tile.start, tile.size).view(1, record.channels, *tile.size[:dims])
-            likely = self.segment(image.to(device)).float().softmax(1).cpu()
-            inner, place = (slice(None), *tile.inner), (slice(None), *tile.place)
-            answer[place] = values[likely.argmax(1)].float().view(1, *tile.size)[inner]
-            doubt[place] = self._doubt(likely).view(1, *tile.size)[inner]
-        images = {"segmentation": answer, "uncertainty": doubt}
-        return Product(images=images, values={"mean uncertainty": float(doubt.mean())})
+        return shown
 
     def carries(self) -> dict[str, nn.Module]:
         """Carry the encoder, and the decoder where there is one; a segmenter replaces the last convolution alone."""
         decoder = {"decoder": self.decoder} if self.options.learns_masks else {}
         return {"encoder": self.encoder, **decoder}
-
-    def _cut(self, record: Record, rng: Generator) -> tuple[Tensor, tuple[int, ...], int]:
-        """Cut an image and turn it; give its place in the scan, and the way it was turned, beside it."""
-        size = patch_size(record, self.patch)
-        start = draw_start(record.space, size, rng)
-        image = record.patch(start, size).reshape(record.channels, *self.patch)
-        way = self.turn.draw(self.patch, rng) if self.options.turns else 0
-        return turn_square(image, way), start, way
-
-    @staticmethod
-    def _doubt(likely: Tensor) -> Tensor:
-        """Entropy of ``batch class *space`` over the largest one there is, as ``batch 1 *space`` in [0, 1]."""
-        return (entropy(likely) / math.log(likely.shape[1])).clamp(0, 1)[:, None]
-
-
-def _risen(over: Tensor, ramp: float) -> Tensor:
-    """Let a weight rise linearly from 0 to 1 over a share of the training."""
-    return (over / ramp).clamp(max=1.0) if ramp else torch.ones_like(over)
-
-
-def _streams(batch: Any) -> Mapping[str, Any]:
-    """Name the streams of a batch; one that comes alone tells by its kind."""
-    if isinstance(batch, Mapping):
-        return batch
-    return {"labelled" if isinstance(batch, Labelled) else "unlabelled": batch}
