@@ -561,9 +561,9 @@ def write_pairs(place: Path, train: Pairs, masked: int, held_out: Pairs) -> Path
 
 #: as the network of a few minutes on one core wants it; chosen on virtual nuclei of other seeds
 PROVE = {
-    "encoder": "unet-shallow", "patch_size": (48, 48), "permutations": 20, "updates": 3, "batch_size": 8,
+    "encoder": "unet-shallow", "patch_size": (48, 48), "permutations": 20, "updates": 4, "batch_size": 8,
     "jigsaw_images": "unlabelled", "hidden": 64, "label_values": (1,), "labels": "any",
-    "held_out_batches": 1, "score_every": 1000, "seed": 0,
+    "held_out_batches": 1, "score_every": 1000, "seed": 0, "steps": 220,
 }  # fmt: skip
 
 
@@ -601,18 +601,25 @@ def virtual(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_small_scale_proof_on_phantoms(virtual, tmp_path, proof):
-    """Virtual nuclei without masks help to segment."""
+@pytest.mark.timeout(3600)
+def test_small_scale_proof_on_phantoms(virtual, tmp_path, monkeypatch, proof):
+    """The jigsaw is learnt, and pseudo-labels help; made by statistics that lag behind the encoder, they do harm."""
     tests = phantoms(12, 50)
-    few = learn(tmp_path, virtual, "few", tests, steps=160, **ALONE)
-    full = learn(tmp_path, virtual, "full", tests, steps=160)
+    few = learn(tmp_path, virtual, "few", tests, **ALONE)
+    jigsaw = learn(tmp_path, virtual, "jigsaw", tests, uncertainty_weight=0.0)
+    full = learn(tmp_path, virtual, "full", tests)
+    monkeypatch.setattr(
+        self_loop_uncertainty, "looking_on", lambda networks, remembering: looking_on(networks)
+    )
+    lagging = learn(tmp_path, virtual, "lagging", tests)
     proof(
         "self-loop-uncertainty", data="phantom", dice=full["test"], dice_supervised=few["test"],
+        dice_jigsaw=jigsaw["test"], dice_lagging=lagging["test"],
         jigsaw=full["jigsaw"], chance=full["chance"],
     )  # fmt: skip
     assert full["jigsaw"] > 10 / 20
     assert full["test"] > few["test"]
+    assert lagging["test"] < few["test"]
 
 
 @pytest.mark.slow
@@ -627,22 +634,9 @@ def test_tiles_in_another_order_than_asked_for_cannot_be_told(
         "__call__",
         lambda self, images, orders: original(self, images, orders[torch.randperm(len(orders))]),
     )
-    broken = learn(tmp_path, virtual, "broken", phantoms(12, 2), steps=40)
+    broken = learn(tmp_path, virtual, "broken", phantoms(12, 2), steps=80)
     proof("self-loop-uncertainty", data="phantom", jigsaw_broken=broken["jigsaw"])
     assert broken["jigsaw"] < 5 / 20
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_predictions_by_statistics_that_lag_do_harm(virtual, tmp_path, monkeypatch, proof):
-    """The twin of the proof whose pseudo-labels are made as in evaluation."""
-    original = looking_on
-    monkeypatch.setattr(
-        self_loop_uncertainty, "looking_on", lambda networks, remembering: original(networks)
-    )
-    broken = learn(tmp_path, virtual, "broken", phantoms(12, 50), steps=160)
-    proof("self-loop-uncertainty", data="phantom", dice_lagging=broken["test"])
-    assert broken["test"] < BAR
 
 
 def lesions(archive: Path, edge: int = 60) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -668,7 +662,7 @@ def test_small_scale_proof_on_real_pictures(shared_data, tmp_path, proof):
     tests = lesions(shared_data / "skin-lesions" / "test.zip")
     held_out = lesions(shared_data / "skin-lesions" / "val.zip")
     scans = write_pairs(tmp_path / "scans", train, 8, held_out)
-    options = {"patch_size": (60, 60), "steps": 150}
+    options = {"patch_size": (60, 60), "steps": 150, "jigsaw_images": "all"}
     full = learn(tmp_path, scans, "full", tests, **options)
     few = learn(tmp_path, scans, "few", tests, **options, **ALONE)
     proof(
