@@ -47,6 +47,17 @@ def test_every_column_is_read(scans):
     assert (source.level, source.boxes, source.frame) == ("L4", "1 2 3 4", 0)
 
 
+def test_a_family_is_read_and_kept_together(scans):
+    text = "image,subject,family\na.png,p1,f1\nb.png,p2,f1\nc.png,p3,\n"
+    sources = index_scans(write(scans, text)).sources
+    assert [source.family for source in sources] == ["f1", "f1", ""]
+    assert [source.subject for source in sources] == ["p1", "p2", "p3"]
+    assert sources[0].kin == sources[1].kin
+    assert sources[2].kin == "p3"
+    (alone,) = index_scans(write(scans, "image,subject\na.png,f1\n")).sources
+    assert alone.kin != sources[0].kin, "a subject of the same name is nobody's relative"
+
+
 def test_positions_are_three_numbers_or_nine(scans):
     text = 'image,position\na.png,1 2 -3.5\nb.png,"0,0;0 4,0,0 0,0,3"\nc.png,1 2\n'
     index = index_scans(write(scans, text))

@@ -94,8 +94,9 @@ def test_shares_that_do_not_divide_are_refused(shares):
         split_subjects(["a", "b", "c"], shares, 0)
 
 
-def source(subject, split):
-    return Source(name=f"{subject}-{split}", channels=(), subject=subject, split=split)
+def source(subject, split, family=""):
+    name = f"{subject}-{split}"
+    return Source(name=name, channels=(), subject=subject, split=split, family=family)
 
 
 def test_the_split_of_the_data_is_taken():
@@ -107,3 +108,10 @@ def test_the_split_of_the_data_is_taken():
 def test_a_subject_in_two_splits_is_refused_by_name():
     with pytest.raises(DataError, match=r"1 subject has scans in more than one split: a"):
         given_split([source("a", "train"), source("a", "test")])
+
+
+def test_relatives_in_two_splits_are_refused_as_one_subject_would_be():
+    rows = [source("a", "train", "f"), source("b", "train", "f"), source("c", "test", "g")]
+    assert given_split(rows) == {"test": ("c",), "train": ("a", "b")}
+    with pytest.raises(DataError, match=r"scans in more than one split: family f"):
+        given_split([*rows, source("d", "test", "f")])

@@ -23,9 +23,9 @@ class Row:
         return self.source.subject
 
 
-def row(name: str, subject: str, split: str | None = None) -> Row:
+def row(name: str, subject: str, split: str | None = None, family: str = "") -> Row:
     file = ScanFile((Path(name),), "picture")
-    return Row(Source(name=name, channels=(file,), subject=subject, split=split))
+    return Row(Source(name=name, channels=(file,), subject=subject, split=split, family=family))
 
 
 ONE = [row(f"{number:02d}.png", "p") for number in range(40)]
@@ -57,3 +57,20 @@ def test_test_scans_are_seen_where_asked_for_and_never_held_out(by):
     assert not set(held_out) & set(tested)
     with pytest.raises(DataError, match="set aside"):
         split_records(tested, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_relatives_are_held_out_together(seed):
+    rows = [row(f"{n}.png", f"p{n}", family=f"f{n // 2}" if n < 16 else "") for n in range(20)]
+    training, held_out = split_records(rows, seed, 4)
+    assert len({record.source.kin for record in held_out}) == 4
+    assert not {r.source.kin for r in training} & {r.source.kin for r in held_out}
+
+
+def test_relatives_whom_a_manifest_sets_apart_are_refused():
+    twins = [row("a.png", "a", "train", "f"), row("b.png", "b", "val", "f")]
+    with pytest.raises(DataError, match=r"family of b.png is in val and in train"):
+        split_records(twins, 0)
+    assert split_records(twins, 0, by="scan") == ((twins[0],), (twins[1],))
+    strangers = [row("a.png", "a", "train", "f"), row("b.png", "b", "val", "g")]
+    assert split_records(strangers, 0) == ((strangers[0],), (strangers[1],))

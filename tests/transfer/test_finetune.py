@@ -43,10 +43,17 @@ class Row:
 
     subject: str
     split: str | None = None
+    family: str = ""
 
     @property
     def source(self) -> Any:
-        return Source(name=self.subject, channels=(), subject=self.subject, split=self.split)
+        return Source(
+            name=self.subject,
+            channels=(),
+            subject=self.subject,
+            split=self.split,
+            family=self.family,
+        )
 
 
 def rows(count: int, split: Sequence[str | None] = (None,)) -> list[Row]:
@@ -97,6 +104,18 @@ def test_the_manifest_decides_the_split_and_validation_comes_from_training() -> 
     assert not {r.subject for r in bare.val} & {r.subject for r in bare.train}
 
 
+@given(seed=st.integers(0, 99), told=st.sampled_from([(None,), ("train", "train", "test")]))
+@settings(max_examples=20, deadline=None)
+def test_relatives_are_in_one_part(seed: int, told: tuple[str | None, ...]) -> None:
+    records = [Row(f"s{n:03d}", told[n // 3 % len(told)], f"f{n // 3}") for n in range(36)]
+    records += [Row(f"t{n}", told[0]) for n in range(4)]
+    cohort = draw_cohort(records, FinetuneOptions(split_seed=seed))
+    parts = [{r.source.kin for r in part} for part in (cohort.train, cohort.val, cohort.test)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 16
+    assert sum(map(len, (cohort.train, cohort.val, cohort.test))) == 40
+
+
 def test_few_subjects_are_all_trained_on() -> None:
     cohort = draw_cohort(rows(2), FinetuneOptions())
     assert (len(cohort.train), cohort.val, cohort.test) == (2, (), ())
@@ -106,6 +125,7 @@ def test_few_subjects_are_all_trained_on() -> None:
     ("records", "fraction", "words"),
     [
         ([Row("a", "train"), Row("a", "test")], 1.0, "is in train and in test"),
+        ([Row("a", "train", "f"), Row("b", "val", "f")], 1.0, "family of b is in train and in val"),
         ([Row("a", "holdout")], 1.0, "split 'holdout'"),
         ([Row("a", "test")], 1.0, "none of 1"),
         (rows(20), 2.5, "neither a share nor a number"),

@@ -122,20 +122,20 @@ def take_fraction(subjects: Iterable[str], fraction: float | int, seed: int) -> 
 def given_split(sources: Iterable[Source]) -> dict[str, tuple[str, ...]]:
     """Take the division that the data bring (column ``split``, folders train and test); empty when there is none.
 
-    Scans without a split belong to no part.
+    Scans without a split belong to no part.  A family counts as one subject.
 
     Raises
     ------
     DataError
-        When a subject has scans in two parts.
+        When a subject or a family has scans in two parts.
     """
     parts: dict[str, set[str]] = defaultdict(set)
     belongs: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         if source.split is not None:
             parts[source.split].add(source.subject)
-            belongs[source.subject].add(source.split)
-    straddling = sorted(subject for subject, named in belongs.items() if len(named) > 1)
+            belongs[source.kin].add(source.split)
+    straddling = sorted(kin for kin, named in belongs.items() if len(named) > 1)
     if straddling:
         count = len(straddling)
         raise DataError(

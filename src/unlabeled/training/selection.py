@@ -130,7 +130,7 @@ def split_records(
     Raises
     ------
     DataError
-        Every scan is set aside for validation or test.
+        Every scan is set aside for validation or test, or a manifest sets relatives apart.
     """
     training = tuple(r for r in records if (r.source.split or "train") in splits)
     held_out = tuple(r for r in records if r.source.split == "val")
@@ -145,6 +145,13 @@ def split_records(
             return record.study
         return record.source.kin if by == "subject" else record.source.name
 
+    related = {record.source.family for record in training} - {""}
+    for record in held_out:
+        if by == "subject" and record.source.family in related:
+            raise DataError(
+                f"the family of {record.source.name} is in val and in train",
+                "Put all scans of a family into one part, or leave the column `split` out.",
+            )
     subjects = sorted({owner(record) for record in training if record.source.split != "test"})
     if held_out or len(subjects) < 2:
         return training, held_out

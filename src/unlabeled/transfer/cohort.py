@@ -37,7 +37,7 @@ Scan = TypeVar("Scan", bound=Labelled)
 
 @dataclass(frozen=True)
 class Cohort:
-    """Prepared scans by what they are for; no subject is in two parts.
+    """Prepared scans by what they are for; no subject and no family is in two parts.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def draw_cohort(records: Sequence[Record], options: FinetuneOptions) -> Cohort:
     Raises
     ------
     DataError
-        Nobody is left to train on, a subject is in two parts, or fewer subjects are there than asked for.
+        Nobody is left to train on, a subject or a family is in two parts, or fewer subjects are there than asked for.
     OptionError
         The label fraction is neither a share nor a number.
     """
@@ -120,10 +120,12 @@ def draw_cohort(records: Sequence[Record], options: FinetuneOptions) -> Cohort:
 def divide(scans: Sequence[Scan], split_seed: int = 0) -> dict[str, list[Scan]]:
     """Divide scans by subject into ``train``, ``val`` and ``test``: as their column `split` says, else drawn.
 
+    A family counts as one subject: relatives are never on two sides.
+
     Raises
     ------
     DataError
-        A subject is in two parts, or a split has another name.
+        A subject or a family is in two parts, or a split has another name.
     """
     told = {scan.source.split for scan in scans} - {None}
     return _told(scans) if told else _drawn(scans, split_seed)
@@ -139,27 +141,29 @@ def _told(records: Sequence[Scan]) -> dict[str, list[Scan]]:
                 f"{record.source.name} has the split {name!r}",
                 "The column `split` knows train, val and test.",
             )
-        if where.setdefault(record.subject, name) != name:
+        kin = record.source.kin
+        if where.setdefault(kin, name) != name:
+            who = "family" if record.source.family else "subject"
             raise DataError(
-                f"the subject of {record.source.name} is in {where[record.subject]} and in {name}",
-                "Put all scans of a subject into one part, or leave the column `split` out.",
+                f"the {who} of {record.source.name} is in {where[kin]} and in {name}",
+                f"Put all scans of a {who} into one part, or leave the column `split` out.",
             )
         parts[name].append(record)
-    subjects = sorted({record.subject for record in parts["train"]})
-    if not parts["val"] and len(subjects) > 2:
-        drawn = split_subjects(subjects, {"train": 7 / 8, "val": 1 / 8}, 0)
-        parts["val"] = [r for r in parts["train"] if r.subject in set(drawn["val"])]
-        parts["train"] = [r for r in parts["train"] if r.subject in set(drawn["train"])]
+    families = sorted({record.source.kin for record in parts["train"]})
+    if not parts["val"] and len(families) > 2:
+        drawn = split_subjects(families, {"train": 7 / 8, "val": 1 / 8}, 0)
+        parts["val"] = [r for r in parts["train"] if r.source.kin in set(drawn["val"])]
+        parts["train"] = [r for r in parts["train"] if r.source.kin in set(drawn["train"])]
     return parts
 
 
 def _drawn(records: Sequence[Scan], seed: int) -> dict[str, list[Scan]]:
-    subjects = sorted({record.subject for record in records})
-    if len(subjects) < len(SHARES):  # nobody to set aside
+    families = sorted({record.source.kin for record in records})
+    if len(families) < len(SHARES):  # nobody to set aside
         return {"train": list(records), "val": [], "test": []}
-    drawn = split_subjects(subjects, SHARES, seed)
-    held = {name: set(subjects) for name, subjects in drawn.items()}
-    return {name: [r for r in records if r.subject in held[name]] for name in SHARES}
+    drawn = split_subjects(families, SHARES, seed)
+    held = {name: set(families) for name, families in drawn.items()}
+    return {name: [r for r in records if r.source.kin in held[name]] for name in SHARES}
 
 
 def draw_fraction(subjects: Iterable[str], options: FinetuneOptions) -> tuple[str, ...]:
