@@ -196,8 +196,9 @@ class SpinalMRI(Method):
         """Refuse a scan without levels and boxes, unless bodies are paired by position."""
         own = cast(Options, options)
         if not bodies_of(record, own):
+            there = in_order(body.level for body in bodies_of(record, replace(own, levels=())))
             raise ScanError(
-                f"has none of the levels {', '.join(own.levels)}",
+                f"has none of the levels {', '.join(own.levels)}, but {', '.join(there)}",
                 "Name others with --levels, or leave the option out to take all.",
             )
 
@@ -360,5 +361,6 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _upright(bodies: Tensor) -> Tensor:
-    """Show planes of volumes with the head up; of pictures, the picture."""
-    return bodies.transpose(-1, -2).flip(-2).clamp(0, 1) if bodies.ndim == 5 else bodies.clamp(0, 1)
+    """Show the middle slice of volumes with the head up, ``batch channel rows columns``; of pictures, the picture."""
+    shown = bodies[:, :, bodies.shape[2] // 2].mT.flip(-2) if bodies.ndim == 5 else bodies
+    return shown.clamp(0, 1)
