@@ -686,7 +686,7 @@ def segment_few(folder: Path, seed: int, **options) -> float:
     drawn = write_stereo(folder / "scans", objects=0, patients=60, shape=(32, 40))
     manifest = rewritten(drawn, five)
     values = {**FEW, **QUIET, "seed": seed, **options}
-    pretrain(
+    done = pretrain(
         "arthroscopy-depth",
         rewritten(
             manifest,
@@ -696,6 +696,7 @@ def segment_few(folder: Path, seed: int, **options) -> float:
         cache=folder / "cache",
         **values,
     )
+    assert done.result.exit_reason == "finished"
     trained = load_method(folder / "run").method
     assert isinstance(trained, ArthroscopyDepth)
     shown = [scene(number, (32, 40)) for number in range(700, 732)]
