@@ -375,15 +375,15 @@ def main() -> None:
             solid = dims == 3 or kind.needs.volumes or kind.needs.unit is Unit.SLICE
             labelled = "mask" in kind.needs.metadata
             scans = Path(place, f"scans{2 + solid}-{edge}{'-labelled' * labelled}")
-            if kind.needs.unit is Unit.STUDY and "report" not in kind.needs.metadata:
+            if slug in HEARTS:
+                size = {"edge": edge, "pixel": 180 / edge, "slices": 10}
+                scans = write_hearts(Path(place, slug), studies=8, **size)
+            elif kind.needs.unit is Unit.STUDY and "report" not in kind.needs.metadata:
                 shape = (edge, edge, 32)
                 scans = write_modalities(Path(place, slug), patients=8, shape=shape)
             elif slug in BRAINS:
                 sizes = {"tested": 20, "voxels": options.voxels, "edge": options.patch_size[0]}
                 scans = write_subject(Path(place, slug), **sizes)
-            elif slug in HEARTS:
-                size = {"edge": edge, "pixel": 180 / edge, "slices": 10}
-                scans = write_hearts(Path(place, slug), studies=8, **size)
             elif slug in STEREO:
                 scans = write_stereo(Path(place, slug), objects=8, patients=8, shape=(edge, edge))
             elif slug in VISITS:
