@@ -320,8 +320,10 @@ def test_must_have_9_10_predictions_of_any_size_beside_what_came_before(tmp_path
     assert not any("dice" in name for row in bare.rows for name in row)
 
 
-def test_padding_and_tiles_do_not_change_what_is_said(monkeypatch):
+def test_must_have_9_padding_and_tiles_do_not_change_what_is_said(monkeypatch):
     small = method().eval()
+    seen = []
+    small.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
     image = torch.rand(1, 61, 47)
     with torch.no_grad():
         likely = af_seg.likelihood(small.encoder, small.decoder, image)
@@ -331,6 +333,8 @@ def test_padding_and_tiles_do_not_change_what_is_said(monkeypatch):
         monkeypatch.setattr("unlabeled.nn.foreground.MARGIN", 32)
         tiled = af_seg.likelihood(small.encoder, small.decoder, image)
     assert likely.shape == (61, 47)
+    assert seen
+    assert all(edge % small.encoder.strides[-1][0] == 0 for edges in seen for edge in edges)
     torch.testing.assert_close(likely, alone, atol=0.02, rtol=0)
     torch.testing.assert_close(likely[:40, :30], tiled[:40, :30], atol=1e-5, rtol=1e-4)
 
