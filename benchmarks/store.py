@@ -36,7 +36,7 @@ from scipy import ndimage
 from unlabeled.data.entry import read_entry, write_entry
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.kernels import scaling
-from unlabeled.data.packing import unpack
+from unlabeled.data.packing import unpack, view_packed
 from unlabeled.data.preparation import Recipe, prepare_scan
 from unlabeled.data.record import Record, entry_path
 from unlabeled.data.scan import Grid, Scan, ScanFile, Source
@@ -160,11 +160,11 @@ class Ours:
         numbers = [scaling(self.record.rescalings[0], about.slope, about.intercept)]
         with self.record.path.open("rb") as file:
             file.seek(image.offset)
-            packed = memoryview(file.read(image.length))
+            packed = view_packed(memoryview(file.read(image.length)), image.shape)
         out = np.empty((1, EDGE, EDGE, EDGE), np.float32)
         parts: dict[str, Callable[[list[int]], Any]] = {
             "whole": self.crop,
-            "unpacking": lambda start: unpack(packed, low, start, numbers, out, image.shape),
+            "unpacking": lambda start: unpack(packed, low, start, numbers, out),
             "opening_and_calls": lambda start: self.record.patch(start, (1, 1, 1)),
         }
         taken: dict[str, list[float]] = {name: [] for name in parts}

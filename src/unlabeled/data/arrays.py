@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlabeled.data.kernels import AS_STORED, Scaling, rescale
-from unlabeled.data.packing import lowest, pack, unpack
+from unlabeled.data.packing import Packed, lowest, pack, unpack, view_packed
 from unlabeled.errors import DataError
 
 BLOCK = {1: (4096,), 2: (64, 64), 3: (16, 16, 16)}  # voxels that are decompressed together
@@ -108,8 +108,8 @@ class StoredArray:
         self._check(start, size)
         try:
             whole = _small_packed if self.length <= SMALL_PACKED else _mapped
-            packed = whole(self.path, self.offset, self.length)
-            unpack(packed, self.low, start, scalings, out, self.shape)
+            packed = whole(self.path, self.offset, self.length, self.shape)
+            unpack(packed, self.low, start, scalings, out)
         except (OSError, RuntimeError, ValueError) as fault:
             raise gone(self.path.parent.parent) from fault
         return out
@@ -157,22 +157,22 @@ def _small_frame(path: Path, offset: int) -> NDArray[Any]:
     return whole
 
 
-def _mapped(path: Path, offset: int, length: int) -> memoryview:
+def _mapped(path: Path, offset: int, length: int, shape: tuple[int, ...]) -> Packed:
     """Map a packed array into memory: of a large one, a crop touches few pages."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(handle)
-    return memoryview(mapped)[offset : offset + length]
+    return view_packed(memoryview(mapped)[offset : offset + length], shape)
 
 
 @lru_cache(maxsize=_KEPT_PACKED)
-def _small_packed(path: Path, offset: int, length: int) -> memoryview:
+def _small_packed(path: Path, offset: int, length: int, shape: tuple[int, ...]) -> Packed:
     """Read a whole packed array, still packed; what holds of `_small_frame` holds here."""
     with path.open("rb") as file:
         file.seek(offset)
-        return memoryview(file.read(length))
+        return view_packed(memoryview(file.read(length)), shape)
 
 
 def encode(array: NDArray[Any]) -> tuple[bytes | memoryview, int | None]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,20 +109,50 @@ def pack(array: NDArray[Any], low: int) -> memoryview:
     return memory[: end + GUARD].data
 
 
+class Packed(NamedTuple):
+    """A packed array as it lies in memory, seen as what the compiled loop takes."""
+
+    memory: NDArray[np.uint8]
+    words: NDArray[np.uint16]  # the same memory
+    begins: NDArray[np.int64]  # channel chunk: where it begins [byte]
+    layout: Layout
+
+
+def view_packed(packed: memoryview, shape: Sequence[int]) -> Packed:
+    """View what `pack` gave, usually mapped from a file; no number is read.
+
+    Parameters
+    ----------
+    packed
+        As `pack` gave it.
+    shape
+        ``channel *space`` of the array.
+
+    Raises
+    ------
+    ValueError
+        If it is too short.
+    """
+    layout = lay_out(tuple(shape))
+    memory = np.frombuffer(packed, np.uint8)
+    words = memory[: len(memory) // 2 * 2].view("<u2")
+    table = np.frombuffer(packed, "<i8", shape[0] * layout.chunks)
+    return Packed(memory, words, table.reshape(shape[0], layout.chunks), layout)
+
+
 def unpack(
-    packed: memoryview,
+    packed: Packed,
     low: int,
     start: Sequence[int],
     scalings: Sequence[Scaling],
     out: NDArray[np.float32],
-    shape: Sequence[int],
 ) -> None:
     """Unpack a crop of all channels and rescale it.
 
     Parameters
     ----------
     packed
-        What `pack` gave, usually mapped from a file.
+        The array.
     low
         As `pack` got it.
     start
@@ -131,22 +161,15 @@ def unpack(
         One a channel, as `kernels.scaling` gives them.
     out
         ``channel *size``, contiguous; receives the crop.
-    shape
-        ``channel *space`` of the array.
 
     Raises
     ------
     ValueError
         If the packed array is damaged.
     """
-    layout = lay_out(tuple(shape))
-    memory = np.frombuffer(packed, np.uint8)
-    words = memory[: len(memory) // 2 * 2].view("<u2")
-    table = np.frombuffer(packed, "<i8", shape[0] * layout.chunks)
-    begins = table.reshape(shape[0], layout.chunks)
-    lifted = (0,) * (4 - len(shape))
-    corner = lifted + tuple(start)
-    size = (1,) * len(lifted) + out.shape[1:]
+    memory, words, begins, layout = packed
+    lifted = 3 - len(start)  # pictures have a first axis of one
+    corner, size = (0,) * lifted + tuple(start), (1,) * lifted + out.shape[1:]
     cut = (layout.space, layout.cell, layout.cells, low, corner)
     for channel, numbers in enumerate(scalings):
         flat = out[channel].reshape(-1)

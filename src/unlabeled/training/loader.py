@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from unlabeled.data.store import Record
@@ -64,8 +66,11 @@ class Plan:
 
 
 @lru_cache(maxsize=16)
-def _permutation(seed: int, phase: str, feed: str, turn: str, count: int) -> torch.Tensor:
-    return torch.randperm(count, generator=generator(seed, "order", phase, feed, turn))
+def _permutation(seed: int, phase: str, feed: str, turn: str, count: int) -> NDArray[np.int64]:
+    drawn: NDArray[np.int64] = torch.randperm(
+        count, generator=generator(seed, "order", phase, feed, turn)
+    ).numpy()
+    return drawn
 
 
 class _Samples(Dataset[Any]):
