@@ -190,15 +190,15 @@ def test_must_have_12_test_images_are_seen_only_when_asked_for(tmp_path, monkeyp
         rows = csv.writer(file)
         rows.writerow(["image", "split"])
         rows.writerows([f"scans/s{number}.tif", split] for number, split in enumerate(splits))
-    plain = VoidSeg.views
+    plain = VoidSeg.together
     for asked in (False, True):
         seen: set[str] = set()
 
-        def views(self, record, rng, seen=seen):
-            seen.add(Path(record.source.name).stem)
-            return plain(self, record, rng)
+        def together(self, records, rngs, seen=seen):
+            seen.update(Path(record.source.name).stem for record in records)
+            return plain(self, records, rngs)
 
-        monkeypatch.setattr(VoidSeg, "views", views)
+        monkeypatch.setattr(VoidSeg, "together", together)
         options = {**SMALL, "steps": 8, "epochs": 4, "test_images": asked}
         done = pretrain(
             "voidseg", tmp_path / "scans.csv", tmp_path / f"run{asked}",
@@ -291,6 +291,27 @@ def test_nothing_beyond_a_small_scan_is_asked_for(tmp_path):
         assert (noisy[:, :6] == 0).all()
         inside = noisy[:, 6:26]
         assert torch.isin(blinded[hidden], inside).all()
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [((50, 60), (32, 32)), ((20, 50), (32, 32)), ((50, 60), (32, 48)), ((40, 44, 9), (32, 32)), ((20, 30, 12), (24, 24, 16))],
+)  # fmt: skip
+def test_a_batch_made_together_is_bit_by_bit_that_of_single_views(tmp_path, shape, patch, turns):
+    write(tmp_path / "scans", 4, shape)
+    many = index_scans(tmp_path / "scans").sources
+    kept = Store(tmp_path / "cache").prepare(many, rule=VoidSeg.intensity(Options())).records
+    small = method(dims=len(patch), patch_size=patch, turns=turns)
+    for seed in range(10):
+        drawn = [[generator(seed, n) for n in range(len(kept))] for _ in "ab"]
+        singly = default_collate([small.views(*one) for one in zip(kept, drawn[0], strict=True)])
+        at_once = small.together(kept, drawn[1])
+        assert all(map(torch.equal, at_once, singly))
+        assert all(one.dtype == other.dtype for one, other in zip(at_once, singly, strict=True))
+        assert at_once.hidden.any()
+        states = [[rng.get_state().tolist() for rng in rngs] for rngs in drawn]
+        assert states[0] == states[1]
 
 
 def test_turns_move_all_three_parts_alike(records):

@@ -104,6 +104,9 @@ class Feed:
     pace
         Tells an item what share of the phase is over, from 0 at its first step to 1 at its last, and gives the item
         back, for what changes as training goes on (a curriculum).  Held-out items are not told.
+    together
+        Makes a whole batch, stacked, of as many items and generators, where that is cheaper than sample by sample: number
+        by number what `views` gives, so a sample still depends on its place alone.  Without it, `views` are stacked.
     scored
         Whether a score needs held-out samples of it.  Where it does not, and nothing held out belongs to the stream, held-out
         batches come without it; with no stream at all, nothing is scored.
@@ -116,6 +119,7 @@ class Feed:
     group: Callable[[Sequence[Record]], Sequence[Any]] = list
     pace: Callable[[Any, float], Any] | None = None
     scored: bool = True
+    together: Callable[[Sequence[Any], Sequence[Generator]], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -21,9 +22,11 @@ from unlabeled.data.scan import Unit
 from unlabeled.data.store import Record
 from unlabeled.losses.restoration import masked_error
 from unlabeled.methods._base import (
+    Feed,
     Method,
     Monitor,
     Needs,
+    Phase,
     Product,
     SharedOptions,
     Update,
@@ -139,28 +142,51 @@ class VoidSeg(Method):
         }
         return tuple(note for note, holds in said.items() if holds)
 
+    def phases(self) -> tuple[Phase, ...]:
+        """Train both parts in one stage; a batch's patches are made together."""
+        many, unit = self.options.batch_size, self.needs.unit
+        feed = Feed(self.views, many, unit, together=self.together)
+        return (Phase("pretrain", self.step, {"main": [self]}, {"scans": feed}),)
+
     def views(self, record: Record, rng: Generator) -> Sample:
         """Cut a patch, turn it, and blind it where it lies in the scan: what is padded hides nothing."""
+        patch, box, way = self.cut(record, rng)
+        noisy = turn_square(patch, way)
+        blinded, hidden = noisy.clone(), torch.zeros_like(noisy, dtype=torch.bool)
+        region = (slice(None), *box)
+        blinded[region], hidden[region] = self.blind(noisy[region], rng)
+        return Sample(blinded, noisy, hidden)
+
+    def together(self, records: Sequence[Record], rngs: Sequence[Generator]) -> Sample:
+        """Make the samples of `views` for a batch: all patches are turned and blinded in one call."""
+        channels = records[0].channels
+        patches = np.empty((len(records), channels, *self.patch), np.float32)
+        boxes, ways, seeds = [], [], []
+        for record, rng, patch in zip(records, rngs, patches, strict=True):
+            read, box, way = self.cut(record, rng)
+            patch[...] = read.numpy()
+            boxes.append(box)
+            ways.append(way)
+            seeds.append(self.blind.seeds(channels, rng))
+        noisy, (blinded, hidden) = self.blind.turned(patches, ways, boxes, seeds)
+        return Sample(blinded, noisy, hidden)
+
+    def cut(self, record: Record, rng: Generator) -> tuple[Tensor, tuple[slice, ...], int]:
+        """Cut a patch ``channel *space``; say how it is turned, and where the scan then lies in it."""
         size = patch_size(record, self.patch)
         start = draw_start(record.space, size, rng)
         way = self.turn.draw(self.patch, rng) if self.options.turns else 0
         patch = record.patch(start, size).reshape(record.channels, *self.patch)
-        noisy = turn_square(patch, way)
-        if min(start) >= 0:
-            blinded, hidden = self.blind(noisy, rng)
-            return Sample(blinded, noisy, hidden)
-        blinded, hidden = noisy.clone(), torch.zeros_like(noisy, dtype=torch.bool)
-        region = self.region(start, record.space, way)
-        blinded[region], hidden[region] = self.blind(noisy[region], rng)
-        return Sample(blinded, noisy, hidden)
+        whole = tuple(slice(0, edge) for edge in self.patch)
+        return patch, whole if min(start) >= 0 else self.region(start, record.space, way), way
 
     def region(self, start: Sequence[int], space: Sequence[int], way: int) -> tuple[slice, ...]:
-        """Say where a scan smaller than the patch lies in it, once it is turned: for channels and each axis."""
+        """Say where a scan smaller than the patch lies in it, once it is turned."""
         inside = torch.zeros(1, *self.patch, dtype=torch.bool)
         lying = zip(start, space, self.patch, strict=False)
         inside[0][tuple(slice(max(0, -a), min(edge, n - a)) for a, n, edge in lying)] = True
         first, last = turn_square(inside, way)[0].nonzero().aminmax(dim=0)
-        return (slice(None), *(slice(a, b + 1) for a, b in zip(first, last, strict=True)))
+        return tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
 
     def denoise(self, image: Tensor) -> Tensor:
         """Say what the surroundings tell of every voxel, ``batch channel *space``."""

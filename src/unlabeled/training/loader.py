@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from unlabeled.data.store import Record
@@ -73,8 +74,8 @@ def _permutation(seed: int, phase: str, feed: str, turn: str, count: int) -> NDA
     return drawn
 
 
-class _Samples(Dataset[Any]):
-    """Makes the sample of a ticket, anywhere, any time, always the same."""
+class _Batches(Dataset[Any]):
+    """Makes the samples of tickets, anywhere, any time, always the same."""
 
     def __init__(
         self, phase: Phase, items: Mapping[str, Sequence[Any]], seed: int, per_scan: int
@@ -84,14 +85,14 @@ class _Samples(Dataset[Any]):
         self.seed = seed
         self.per_scan = per_scan
 
-    def __getitem__(self, ticket: tuple[float, tuple[str, int, int, int]]) -> tuple[str, Any]:
-        over, (feed, epoch, place, index) = ticket
-        stream = self.phase.feeds[feed]
-        item = self.items[feed][index // self.per_scan]
-        if stream.pace is not None:
-            item = stream.pace(item, over)
-        rng = generator(self.seed, "sample", self.phase.name, feed, epoch, place)
-        return feed, stream.views(item, rng)
+    def __getitems__(self, tickets: list[tuple[float, tuple[str, int, int, int]]]) -> Any:
+        wanted = []
+        for over, (feed, epoch, place, index) in tickets:
+            pace = self.phase.feeds[feed].pace
+            item = self.items[feed][index // self.per_scan]
+            rng = generator(self.seed, "sample", self.phase.name, feed, epoch, place)
+            wanted.append((feed, item if pace is None else pace(item, over), rng))
+        return _batch(self.phase, wanted)
 
 
 class _Order(Sampler[list[tuple[float, tuple[str, int, int, int]]]]):
@@ -112,20 +113,17 @@ class _Order(Sampler[list[tuple[float, tuple[str, int, int, int]]]]):
         return self.steps
 
 
-class _Collate:
-    """Stacks samples feed by feed; a phase with one feed gets its batch bare."""
-
-    def __init__(self, feeds: Sequence[str]) -> None:
-        self.feeds = tuple(feeds)
-
-    def __call__(self, samples: list[tuple[str, Any]]) -> Any:
-        given = {of for of, _ in samples}
-        batches = {
-            feed: default_collate([sample for of, sample in samples if of == feed])
-            for feed in self.feeds
-            if feed in given
-        }
-        return batches if len(self.feeds) > 1 else batches[self.feeds[0]]
+def _batch(phase: Phase, wanted: Sequence[tuple[str, Any, Generator]]) -> Any:
+    """Make samples, of (feed, item, generator), and stack them feed by feed; a phase with one feed gets its batch bare."""
+    batches = {}
+    for name, feed in phase.feeds.items():
+        own = [(item, rng) for of, item, rng in wanted if of == name]
+        if own and feed.together is not None:
+            items, rngs = zip(*own, strict=True)
+            batches[name] = feed.together(items, rngs)
+        elif own:
+            batches[name] = default_collate([feed.views(item, rng) for item, rng in own])
+    return batches if len(phase.feeds) > 1 else batches[next(iter(phase.feeds))]
 
 
 def items_of(phase: Phase, records: Sequence[Record]) -> dict[str, tuple[Any, ...]]:
@@ -168,9 +166,9 @@ def load(
     With `workers`, other processes make the samples ahead; the samples do not depend on how many.
     """
     loader = DataLoader(
-        _Samples(phase, items, plan.seed, per_scan),
+        _Batches(phase, items, plan.seed, per_scan),
         batch_sampler=_Order(plan, epoch, step, steps),
-        collate_fn=_Collate(tuple(phase.feeds)),
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
@@ -182,7 +180,7 @@ def held_out_batch(
     phase: Phase, items: Mapping[str, Sequence[Any]], *, seed: int, number: int
 ) -> Any:
     """Make a fixed batch of held-out samples, the same every epoch; without the streams that have no items."""
-    samples = []
+    wanted = []
     for name, feed in phase.feeds.items():
         if not items[name]:
             continue
@@ -190,5 +188,9 @@ def held_out_batch(
             spot = number * feed.batch_size + place
             item = items[name][spot % len(items[name])]
             rng = generator(seed, "held-out", phase.name, name, spot)
-            samples.append((name, feed.views(item, rng)))
-    return _Collate(tuple(phase.feeds))(samples)
+            wanted.append((name, item, rng))
+    return _batch(phase, wanted)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -139,6 +139,58 @@ def blind(
 
 
 @njit(cache=True, nogil=True)
+def turn_and_blind(
+    ways: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+    seeds: NDArray[np.uint64],
+    edge: int,
+    radius: int,
+    images: NDArray[np.float32],
+    turned: NDArray[np.float32],
+    out: NDArray[np.float32],
+    hidden: NDArray[np.bool_],
+) -> None:
+    """Turn images ``image channel rows columns voxel`` as `turning.turn_square` does, and blind each within its box.
+
+    ``boxes[image, axis]`` holds the first voxel and the one behind the last, of the turned image;
+    ``seeds[image, channel]``.  Images of two axes have a single voxel in the last, and boxes none of it.
+    """
+    number, channels, rows, columns, depth = images.shape
+    dims = boxes.shape[1]
+    space = np.array((rows, columns, depth))[:dims]
+    for n in range(number):
+        quarters, flipped = ways[n] % 4, ways[n] >= 4
+        first, extent = boxes[n, :, 0], boxes[n, :, 1] - boxes[n, :, 0]
+        most = 1
+        for axis in range(dims):
+            most *= (extent[axis] + edge - 1) // edge
+        spots, donors = np.empty((most, dims), np.int64), np.empty((most, dims), np.int64)
+        for c in range(channels):
+            for i in range(rows):
+                a = rows - 1 - i if flipped else i
+                for j in range(columns):
+                    if quarters == 0:
+                        row, column = a, j
+                    elif quarters == 1:
+                        row, column = j, columns - 1 - a
+                    elif quarters == 2:
+                        row, column = rows - 1 - a, columns - 1 - j
+                    else:
+                        row, column = rows - 1 - j, a
+                    for k in range(depth):
+                        turned[n, c, i, j, k] = images[n, c, row, column, k]
+            out[n, c] = turned[n, c]
+            hidden[n, c] = False
+            found = draw_spots(seeds[n, c], extent, edge, radius, spots, donors)
+            for s in range(found):
+                for axis in range(dims):
+                    spots[s, axis] += first[axis]
+                    donors[s, axis] += first[axis]
+            flat = turned[n, c].reshape(-1), out[n, c].reshape(-1), hidden[n, c].reshape(-1)
+            copy_spots(flat[0], spots[:found], donors[:found], space, flat[1], flat[2])
+
+
+@njit(cache=True, nogil=True)
 def _list_voxels(
     corner: np.uint64,
     plane: np.uint64,

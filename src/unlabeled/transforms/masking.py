@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from unlabeled.transforms import _draws, _kernels
@@ -228,11 +229,50 @@ class BlindSpots:
         original = np.ascontiguousarray(image.numpy())
         replaced, hidden = original.copy(), np.zeros(original.shape, np.bool_)
         rows = (each.reshape(len(original), -1) for each in (original, replaced, hidden))
-        space, seeds = np.array(original.shape[1:]), [_draws.seed(rng) for _ in original]
+        space, seeds = np.array(original.shape[1:]), self.seeds(len(original), rng)
         reach = self.edge(len(space)), self.radius
         for held, filled, marked, seed in zip(*rows, seeds, strict=True):
             _kernels.blind(seed, space, *reach, held, filled, marked)
         return Blinded(torch.from_numpy(replaced), torch.from_numpy(hidden))
+
+    def seeds(self, channels: int, rng: Generator) -> list[np.uint64]:
+        """Draw what the spots of each channel come from."""
+        return [_draws.seed(rng) for _ in range(channels)]
+
+    def turned(
+        self,
+        images: NDArray[np.float32],
+        ways: Sequence[int],
+        boxes: Sequence[Sequence[slice]],
+        seeds: Sequence[Sequence[np.uint64]],
+    ) -> tuple[Tensor, Blinded]:
+        """Turn many images, and blind each within a box, in one call: as `turn_square` and this do one by one.
+
+        Parameters
+        ----------
+        images
+            ``image channel *space``, contiguous.
+        ways
+            Of `turn_square`, one an image; where the first two edges differ, those that keep them.
+        boxes
+            What of the turned image is blinded, for each axis of space.
+        seeds
+            As `seeds` draws them, for each image.
+
+        Returns
+        -------
+        tuple
+            The turned images, and these with blind spots, all ``image channel *space``.
+        """
+        turned, replaced = np.empty((2, *images.shape), np.float32)
+        hidden = np.empty(images.shape, np.bool_)
+        dims = images.ndim - 2
+        rows = [each.reshape(*images.shape[:4], -1) for each in (images, turned, replaced, hidden)]
+        within = np.array([[(part.start, part.stop) for part in box] for box in boxes], np.int64)
+        drawn = np.array(ways, np.int64), within, np.array(seeds, np.uint64)
+        _kernels.turn_and_blind(*drawn, self.edge(dims), self.radius, *rows)
+        blinded = Blinded(torch.from_numpy(replaced), torch.from_numpy(hidden))
+        return torch.from_numpy(turned), blinded
 
 
 def replace_spots(image: Tensor, spots: Tensor, donors: Tensor) -> Blinded:
