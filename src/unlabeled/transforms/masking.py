@@ -266,11 +266,19 @@ class BlindSpots:
         """
         turned, replaced = np.empty((2, *images.shape), np.float32)
         hidden = np.empty(images.shape, np.bool_)
-        dims = images.ndim - 2
-        rows = [each.reshape(*images.shape[:4], -1) for each in (images, turned, replaced, hidden)]
+        solid = (*images.shape[:4], -1)
         within = np.array([[(part.start, part.stop) for part in box] for box in boxes], np.int64)
-        drawn = np.array(ways, np.int64), within, np.array(seeds, np.uint64)
-        _kernels.turn_and_blind(*drawn, self.edge(dims), self.radius, *rows)
+        _kernels.turn_and_blind(
+            np.array(ways, np.int64),
+            within,
+            np.array(seeds, np.uint64),
+            self.edge(images.ndim - 2),
+            self.radius,
+            images.reshape(solid),
+            turned.reshape(solid),
+            replaced.reshape(solid),
+            hidden.reshape(solid),
+        )
         blinded = Blinded(torch.from_numpy(replaced), torch.from_numpy(hidden))
         return torch.from_numpy(turned), blinded
 
