@@ -170,20 +170,29 @@ def test_pretraining_is_reproducible_and_resumes_bit_for_bit(tmp_path, scans_of,
 
     calls = 0
     kind = find(slug)
-    original = kind.views
+    original, at_once = kind.views, getattr(kind, "together", None)
 
     class Killed(Exception):  # noqa: N818
         """Stands for kill -9."""
 
-    def views(self, record, rng):
+    def count(samples):
         nonlocal calls
-        calls += self.training  # held-out samples are made in evaluation
+        calls += samples
         if calls > 3 * options.batch_size:
             raise Killed
+
+    def views(self, record, rng):
+        count(self.training)  # held-out samples are made in evaluation
         return original(self, record, rng)
+
+    def together(self, records, rngs):
+        count(len(records) * self.training)
+        return at_once(self, records, rngs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "views", views)
+        if at_once is not None:
+            patch.setattr(kind, "together", together)
         cut = {**common, "checkpoint_steps": 1}
         with pytest.raises(Killed):
             pretrain(slug, scans_of(slug, dims), tmp_path / "cut", options=options, **cut)
