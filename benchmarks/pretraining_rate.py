@@ -378,6 +378,8 @@ def main() -> None:
             if slug in HEARTS:
                 size = {"edge": edge, "pixel": 180 / edge, "slices": 10}
                 scans = write_hearts(Path(place, slug), studies=8, **size)
+            elif slug in VISITS:
+                scans = write_spines(Path(place, slug), dims=dims)
             elif kind.needs.unit is Unit.STUDY and "report" not in kind.needs.metadata:
                 shape = (edge, edge, 32)
                 scans = write_modalities(Path(place, slug), patients=8, shape=shape)
@@ -386,8 +388,6 @@ def main() -> None:
                 scans = write_subject(Path(place, slug), **sizes)
             elif slug in STEREO:
                 scans = write_stereo(Path(place, slug), objects=8, patients=8, shape=(edge, edge))
-            elif slug in VISITS:
-                scans = write_spines(Path(place, slug), dims=dims)
             elif kind.needs.colour:
                 scans = write_frames(Path(place, slug), edge=edge)
             elif slug in MASKED:
