@@ -17,7 +17,6 @@ from unlabeled.losses.pseudo_labels import doubt
 from unlabeled.methods._base import Method, Product, SharedOptions, patch_for
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.nn.whole_scans import over_tiles
 from unlabeled.options import Count, Probability
 from unlabeled.transforms.masked_views import Labelled, MaskedViews, Paced, Unlabelled
@@ -114,8 +113,7 @@ class FewMaskMethod(Method):
     def __init__(self, options: FewMaskOptions, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.masks = FewMasks(options.label_fraction, options.seed)
 
     def add_decoder(self) -> None:

@@ -17,6 +17,7 @@ from unlabeled.nn.critics import PatchCritic, standing_still
 from unlabeled.nn.schedules import Schedule, linear_end
 from unlabeled.nn.translation import Translator
 from unlabeled.options import Count, NonNegative, Positive
+from unlabeled.transforms import overlay
 from unlabeled.transforms.puzzles import cut
 
 BETAS = (0.5, 0.999)  # of Adam (official code of CycleGAN)
@@ -204,7 +205,7 @@ class Translation(nn.Module):
         for at, name in enumerate(self.names):
             made = self(real[at], 1 - at)
             for caption, image in ((name, real[at]), (f"{name} as {self.names[1 - at]}", made)):
-                shown[caption] = upright(as_picture(image, image), batch[name].axial)
+                shown[caption] = upright(overlay.in_range(image), batch[name].axial)
         return shown
 
 
@@ -216,13 +217,6 @@ def translation_adam(
     return adam, linear_end()
 
 
-def as_picture(image: Tensor, like: Tensor) -> Tensor:
-    """Scale ``batch channel *space`` so that the range of another becomes [0, 1]."""
-    flat = like.flatten(1)
-    low, high = (edge.view(-1, *[1] * (image.ndim - 1)) for edge in (flat.amin(1), flat.amax(1)))
-    return ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-
-
 def upright(slices: Tensor, axial: Tensor) -> Tensor:
     """Turn ``batch channel rows columns`` so that the front is up, where all are axial slices."""
-    return slices.mT.flip(-2) if bool(axial.all()) else slices
+    return overlay.upright(slices) if bool(axial.all()) else slices

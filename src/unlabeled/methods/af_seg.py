@@ -50,7 +50,6 @@ from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder, build_encoder
 from unlabeled.nn.foreground import evaluating, likelihood
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Between, Count, NonNegative, Positive, Whole
 from unlabeled.rng import generator
 from unlabeled.transforms.coarse import COARSE, CoarseLabel, find_segmenter
@@ -183,8 +182,7 @@ class AFSeg(Method):
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.decoder = build_decoder(encoder, out_channels=1)
         self.drawer = build_encoder(options.encoder, dims=2, in_channels=2)  # of C and z
         self.painter = build_decoder(self.drawer, out_channels=encoder.in_channels)

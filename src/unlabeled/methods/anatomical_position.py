@@ -40,7 +40,6 @@ from unlabeled.methods._base import (
 from unlabeled.nn.decoders import build_decoder, fit
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability
 from unlabeled.transforms.overlay import upright
 from unlabeled.transforms.positions import (
@@ -149,8 +148,7 @@ class AnatomicalPosition(Method):
         super().__init__(options, encoder)
         rows, columns = patch_for(encoder, options.patch_size)
         self.patch = rows, columns
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.decoder = build_decoder(encoder, out_channels=1 + BOXES)
         boxes = NineBoxes(options.box_size, options.box_spacing)
         move = TurnZoom(options.rotation, options.zoom)

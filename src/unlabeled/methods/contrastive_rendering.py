@@ -48,6 +48,7 @@ from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.points import PointHead, cell_centres, draw_points, enlarge, read_points, render
 from unlabeled.nn.schedules import Schedule, constant
 from unlabeled.options import Count, NonNegative, Positive, Probability
+from unlabeled.transforms.overlay import in_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,9 +344,6 @@ class ContrastiveRendering(Method):
 
     def preview(self, batch: Sample) -> dict[str, Tensor]:
         """Show the patch, its mask, both predictions, and the voxels of which the coarse one is least sure."""
-        image = batch.image[:, :1].float()
-        ends = image.flatten(1).aminmax(dim=1)
-        low, high = (end.view(-1, *(1,) * (image.ndim - 1)) for end in ends)
         coarse, _ = self.coarse(batch.image)
         whole = enlarge(coarse, batch.truth.shape[1:], corners=self.official)
         margin = whole.softmax(1).topk(2, dim=1).values
@@ -355,7 +353,7 @@ class ContrastiveRendering(Method):
             return classes[:, None].float() / most
 
         return {
-            "image": (image - low) / (high - low).clamp(min=1e-6),
+            "image": in_range(batch.image[:, :1]),
             "mask": shown(batch.truth),
             "coarse": shown(whole.argmax(1)),
             "unsure": 1 - (margin[:, :1] - margin[:, 1:]).float(),

@@ -37,7 +37,6 @@ from unlabeled.methods._base import (
 from unlabeled.nn.distance import DistanceHead, PatchFeature, pearson
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Count, NonNegative, Positive, Probability
 from unlabeled.transforms.intensity import GainOffset
 from unlabeled.transforms.orientation import SectionPatch
@@ -187,8 +186,7 @@ class CytoarchitectonicSiamese(Method):
         super().__init__(options, encoder)
         rows, columns = patch_for(encoder, options.patch_size)
         self.patch = rows, columns
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.feature = PatchFeature(encoder, self.patch, options.features)
         self.apart = DistanceHead(options.features, options.head)
         self.locate = nn.Linear(options.features, 3)

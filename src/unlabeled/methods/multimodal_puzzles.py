@@ -50,7 +50,6 @@ from unlabeled.methods._base import (
 from unlabeled.methods._translation import (
     Picture,
     TranslationOptions,
-    as_picture,
     translation_adam,
     upright,
 )
@@ -62,6 +61,7 @@ from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transforms.bodies import BODY_PIXELS, BodyCount
 from unlabeled.transforms.mixed_puzzles import MixedPuzzle, not_blank, read_body
+from unlabeled.transforms.overlay import in_range
 from unlabeled.transforms.puzzles import assemble
 
 SEAM = 2  # between the pieces of a preview [pixel]
@@ -346,7 +346,7 @@ class MultimodalPuzzles(Method):
     def picture_of(self, pieces: Tensor, intact: Tensor) -> Tensor:
         """Lay pieces side by side, with seams, ``batch 1 rows columns`` in [0, 1] as the intact puzzle has it."""
         grid = self.puzzle.cells.grid
-        scaled = as_picture(pieces, intact).float()
+        scaled = in_range(pieces, intact)
         return torch.stack([assemble(each, grid, seam=SEAM) for each in scaled])
 
 

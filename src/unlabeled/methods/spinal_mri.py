@@ -43,11 +43,11 @@ from unlabeled.methods._base import (
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.heads import pool
 from unlabeled.nn.schedules import Schedule, stepping
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability, Whole
 from unlabeled.rng import generator
 from unlabeled.transforms.body_views import BodyView
 from unlabeled.transforms.intensity import GainOffset
+from unlabeled.transforms.overlay import upright
 
 WEIGHT_DECAY = 5e-4  # unconfirmed
 PATCH = (9, 224, 224)
@@ -164,8 +164,7 @@ class SpinalMRI(Method):
     def __init__(self, options: Options, encoder: Encoder) -> None:
         super().__init__(options, encoder)
         patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(patch)
+        encoder.check(patch)
         width = encoder.channels[-1]
         self.embedding = nn.Linear(width, options.features)
         self.classifier = nn.Linear(width, len(options.levels) or LEVELS)
@@ -362,5 +361,5 @@ def _mean(values: Tensor) -> Tensor:
 
 def _upright(bodies: Tensor) -> Tensor:
     """Show the middle slice of volumes with the head up, ``batch channel rows columns``; of pictures, the picture."""
-    shown = bodies[:, :, bodies.shape[2] // 2].mT.flip(-2) if bodies.ndim == 5 else bodies
+    shown = upright(bodies[:, :, bodies.shape[2] // 2]) if bodies.ndim == 5 else bodies
     return shown.clamp(0, 1)

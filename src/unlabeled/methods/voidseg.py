@@ -36,7 +36,6 @@ from unlabeled.methods._base import (
 from unlabeled.nn.decoders import build_decoder
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.schedules import Schedule, halving
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.nn.whole_scans import over_tiles
 from unlabeled.options import Between, Count, Positive
 from unlabeled.transforms.masking import BlindSpots
@@ -116,8 +115,7 @@ class VoidSeg(Method):
         super().__init__(options, encoder)
         self.decoder = build_decoder(encoder, out_channels=encoder.in_channels)
         self.patch = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, UNetEncoder):
-            encoder.check(self.patch)
+        encoder.check(self.patch)
         self.blind = BlindSpots(options.hidden_percent, options.window_radius)
         self.turn = SquareTurn()
 

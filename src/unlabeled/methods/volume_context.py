@@ -34,13 +34,12 @@ from unlabeled.methods._base import (
     parameters,
     patch_for,
 )
-from unlabeled.nn.context_cnn import ContextCNN
 from unlabeled.nn.displacement import HeatmapHead, OffsetHead, describe_patch
 from unlabeled.nn.encoders import Encoder, build_encoder
 from unlabeled.nn.schedules import Schedule, constant
-from unlabeled.nn.unet import UNetEncoder
 from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.transforms.heatmaps import PEAK, draw_blobs, find_blobs, mean_blob
+from unlabeled.transforms.overlay import in_range
 
 NAMES = ("sagittal", "coronal", "axial")  # planes across axis 0, 1, 2 of RAS
 AXIAL = 2
@@ -157,8 +156,7 @@ class VolumeContext(Method):
         super().__init__(options, encoder)
         official = options.fidelity == "official"
         rows, columns = patch_for(encoder, options.patch_size)
-        if isinstance(encoder, ContextCNN | UNetEncoder):
-            encoder.check((rows, columns))
+        encoder.check((rows, columns))
         slab = Slab((rows, columns), options.reach, options.gap)
         self.samples = [slab.offsets(axis) for axis in range(len(NAMES))]
         self.within = WITHIN_OFFICIAL if official else WITHIN
@@ -291,9 +289,7 @@ class VolumeContext(Method):
         predicted = self.predict(batch, axis)
         if self.options.target == "offset":
             predicted = draw_blobs(predicted)
-        both = torch.cat([batch.first, batch.second])[:, PLANES // 2, None].float()
-        low, high = both.amin((1, 2, 3), keepdim=True), both.amax((1, 2, 3), keepdim=True)
-        first, second = ((both - low) / (high - low).clamp(min=1e-6)).chunk(2)
+        first, second = (in_range(each[:, PLANES // 2, None]) for each in batch[:2])
         maps = {
             "second from first": draw_blobs(self.aim(batch, axis)),
             "as predicted": predicted,

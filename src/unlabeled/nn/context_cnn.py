@@ -57,7 +57,7 @@ class ContextCNN(Encoder):
         self.check(image.shape[2:])
         return self._maps(image)[-1]
 
-    def check(self, edges: Sequence[int]) -> None:
+    def check(self, space: Sequence[int]) -> None:
         """Refuse patches that are too small to be described.
 
         Raises
@@ -65,10 +65,10 @@ class ContextCNN(Encoder):
         OptionError
             An edge is shorter than 42.
         """
-        if min(edges) < WINDOW:
+        if min(space) < WINDOW:
             raise OptionError(
                 f"{self.name} describes patches of {WINDOW} samples an axis, and one of "
-                f"{' x '.join(map(str, edges))} is smaller",
+                f"{' x '.join(map(str, space))} is smaller",
                 f"Give --patch-size {' '.join([str(WINDOW)] * self.dims)}, or another --encoder.",
             )
 
