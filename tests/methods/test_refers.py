@@ -147,13 +147,13 @@ def test_must_have_1_three_views_of_one_study():
 def test_must_have_2_one_encoder_sees_all_views():
     made = method().eval()
     batch = batch_of(made, *REPORTS[:2])
-    encoders = [m for m in made.modules() if isinstance(m, type(made.encoder))]
-    assert len(encoders) == 1
     with torch.no_grad():
         whole = made.see(batch.images).study.unflatten(1, (3, -1))
         for view in range(3):
             alone = look(made.encoder, batch.images[:, view]).whole
             assert torch.allclose(whole[:, view], alone, atol=1e-5)
+    encoders = [m for m in made.modules() if isinstance(m, type(made.encoder))]
+    assert len(encoders) == 1
 
 
 def test_must_have_3_class_token_is_added_to_every_patch_token():
