@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cell_pictures import write_cells
+from chest_studies import write_studies
 from shapes import write_shapes
-from studies import write_studies
 
 from unlabeled.demo.frames import write_frames
 from unlabeled.demo.hearts import write_hearts

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from studies import draw_chest, write_studies
+from chest_studies import draw_chest, write_studies
 from torch import nn
 from torch.utils.data import default_collate
 
