@@ -25,6 +25,7 @@ from unlabeled.nn.weights import load_encoder
 from unlabeled.rng import generator
 from unlabeled.training.loader import held_out_batch, items_of
 from unlabeled.training.pretrain import open_store, pretrain
+from unlabeled.transforms.overlay import upright
 
 QUICK = {"quiet": True, "accelerator": "cpu", "workers": 0}
 SMALL = {"encoder": "thin-cnn-16", "patch_size": (3, 16, 16), "batch_size": 4, "features": 8}
@@ -373,9 +374,9 @@ def test_the_preview_shows_bodies_upright_and_the_nearest_other_scan():
     first[:, :, 1, 0, 15] = 1.0  # of the middle slice, behind and above
     made.both = lambda given: (torch.eye(4), torch.eye(4)[[1, 0, 3, 2]], torch.zeros(8, 7))
     shown = made.preview(batch._replace(first=first))
-    assert shown["body"][0, 0].argmax() == 0
+    assert upright(shown["body"][0, 0, ..., 1]).argmax() == 0  # as previews show volumes
     assert shown["body"].sum() == 4
-    assert all(each.shape == (4, 1, 16, 16) for each in shown.values())
+    assert all(each.shape == (4, 1, 16, 16, 3) for each in shown.values())
     other = shown["same level, another scan"]
     assert torch.equal(shown["nearest of the other scans"], other[[1, 0, 3, 2]])
     assert shown["one person: white"].flatten(1).mean(1).tolist() == [1, 0, 1, 0]

@@ -47,7 +47,6 @@ from unlabeled.options import Between, Count, NonNegative, Positive, Probability
 from unlabeled.rng import generator
 from unlabeled.transforms.body_views import BodyView
 from unlabeled.transforms.intensity import GainOffset
-from unlabeled.transforms.overlay import upright
 
 WEIGHT_DECAY = 5e-4  # unconfirmed
 PATCH = (9, 224, 224)
@@ -325,10 +324,13 @@ class SpinalMRI(Method):
         }
 
     def preview(self, batch: Pair) -> dict[str, Tensor]:
-        """Show both bodies upright, and which of the second bodies lies nearest to the first one."""
+        """Show both bodies, and which of the second bodies lies nearest to the first one; slices of volumes come last."""
         first, second, _ = self.both(batch)
         nearest = torch.cdist(first, second).argmin(1)
-        one, other = (_upright(each) for each in batch[:2])
+        one, other = (
+            each.movedim(2, -1).clamp(0, 1) if each.ndim == 5 else each.clamp(0, 1)
+            for each in batch[:2]
+        )
         flag = batch.same.view(-1, *(1 for _ in one.shape[1:])).to(one.dtype).expand_as(one)
         return {
             "body": one,
@@ -357,9 +359,3 @@ def bodies_of(record: Record, options: Options) -> tuple[Body, ...]:
 
 def _mean(values: Tensor) -> Tensor:
     return values.mean() if values.numel() else values.new_tensor(0.0)
-
-
-def _upright(bodies: Tensor) -> Tensor:
-    """Show the middle slice of volumes with the head up, ``batch channel rows columns``; of pictures, the picture."""
-    shown = upright(bodies[:, :, bodies.shape[2] // 2]) if bodies.ndim == 5 else bodies
-    return shown.clamp(0, 1)
