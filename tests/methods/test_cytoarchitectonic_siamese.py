@@ -309,7 +309,7 @@ def test_patches_of_one_section_are_held_out_together():
     class Row:
         def __init__(self, name, study):
             self.subject, self.study = "b", study
-            self.source = type("S", (), {"name": name, "split": None})()
+            self.source = type("S", (), {"name": name, "split": None, "family": ""})()
 
     rows = [Row(f"{s}-{n}", f"b/{s}") for s in range(10) for n in range(3)]
     training, held = split_records(rows, 0, by="section")
