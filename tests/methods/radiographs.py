@@ -55,3 +55,29 @@ def radiographs(shared_data: Path, folder: Path) -> Path:
             split = "train" if row["split"] == "train" else "val"
             writer.writerow([files[row["image"]].relative_to(folder), row["patient_id"], split])
     return manifest
+
+
+def notes(shared_data: Path, folder: Path) -> Path:
+    """Unpack radiographs with their notes; give a manifest, the set's test part as held out."""
+    source = shared_data / "chest-xray-notes-masks"
+    with (source / "images.csv").open(newline="") as file:
+        known = list(csv.DictReader(file))
+    for part in ("train", "test"):
+        with zipfile.ZipFile(source / f"{part}.zip") as packed:
+            packed.extractall(folder / part)
+    files = {path.stem: path for path in folder.rglob("images/*.png")}
+    rows = [
+        {
+            "image": str(files[row["id"]].relative_to(folder)),
+            "subject": row["patient"],
+            "split": "train" if row["split"] == "train" else "val",
+            "report": row["clinical_note"],
+        }
+        for row in known
+    ]
+    manifest = folder / "notes.csv"
+    with manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return manifest

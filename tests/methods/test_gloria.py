@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from radiographs import notes
 from shapes import CELL, EDGE, SHAPES, draw_things, picture, write_shapes
 from torch.utils.data import default_collate
 
@@ -582,29 +582,3 @@ def test_small_scale_proof_on_real_radiographs(shared_data: Path, tmp_path: Path
         found_chance=scores["found_chance"],
     )
     assert losses[-1] < 0.8 * 4 * math.log(12)
-
-
-def notes(shared_data: Path, folder: Path) -> Path:
-    """Unpack radiographs with their notes; give a manifest, the set's test part as held out."""
-    source = shared_data / "chest-xray-notes-masks"
-    with (source / "images.csv").open(newline="") as file:
-        known = list(csv.DictReader(file))
-    for part in ("train", "test"):
-        with zipfile.ZipFile(source / f"{part}.zip") as packed:
-            packed.extractall(folder / part)
-    files = {path.stem: path for path in folder.rglob("images/*.png")}
-    rows = [
-        {
-            "image": str(files[row["id"]].relative_to(folder)),
-            "subject": row["patient"],
-            "split": "train" if row["split"] == "train" else "val",
-            "report": row["clinical_note"],
-        }
-        for row in known
-    ]
-    manifest = folder / "notes.csv"
-    with manifest.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return manifest

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from chest_studies import draw_chest, write_studies
+from radiographs import notes
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -695,32 +695,6 @@ def test_small_scale_proof_on_real_radiographs(shared_data: Path, tmp_path: Path
     )
     assert told[-1]["matching"] < 0.8 * math.log(12)
     assert told[-1]["writing"] < 0.7 * told[0]["writing"]
-
-
-def notes(shared_data: Path, folder: Path) -> Path:
-    """Unpack radiographs with their notes; give a manifest, the set's test part as held out."""
-    source = shared_data / "chest-xray-notes-masks"
-    with (source / "images.csv").open(newline="") as file:
-        known = list(csv.DictReader(file))
-    for part in ("train", "test"):
-        with zipfile.ZipFile(source / f"{part}.zip") as packed:
-            packed.extractall(folder / part)
-    files = {path.stem: path for path in folder.rglob("images/*.png")}
-    rows = [
-        {
-            "image": str(files[row["id"]].relative_to(folder)),
-            "subject": row["patient"],
-            "split": "train" if row["split"] == "train" else "val",
-            "report": row["clinical_note"],
-        }
-        for row in known
-    ]
-    manifest = folder / "notes.csv"
-    with manifest.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return manifest
 
 
 def test_what_it_carries_classifies_and_what_it_writes_is_a_table(tmp_path):

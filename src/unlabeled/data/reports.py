@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from unlabeled.errors import DataError
+
+if TYPE_CHECKING:
+    from unlabeled.data.record import Record
 
 _NUMBERED = re.compile(r"[0-9]+\.")
 _WORD = re.compile(r"\w+")
@@ -54,6 +61,32 @@ def plain_words(text: str) -> str:
     'left sided pleural effusion'
     """
     return " ".join(word for word in (_ascii(each) for each in _WORD.findall(text.lower())) if word)
+
+
+def require_reports(
+    records: Sequence[Record], usable: Callable[[Record], bool], wanted: str
+) -> None:
+    """Refuse scans of which no report can be learnt from.
+
+    Parameters
+    ----------
+    records
+        Scans, some with a report.
+    usable
+        Tells whether the report of one holds what is wanted.
+    wanted
+        What a report should hold, for people.
+
+    Raises
+    ------
+    DataError
+        No report can be used.
+    """
+    if not any(map(usable, records)):
+        raise DataError(
+            f"none of {len(records)} reports has {wanted}",
+            "Put the text of a report, or the path of a text file, into the manifest's column `report`.",
+        )
 
 
 def exchange_sides(report: str, *, plain: bool = False) -> str:

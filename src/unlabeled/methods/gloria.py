@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from unlabeled.data.reports import sentences
+from unlabeled.data.reports import require_reports, sentences
 from unlabeled.data.scan import Scan, Unit
 from unlabeled.data.store import Record
 from unlabeled.errors import DataError, OptionError
@@ -200,11 +200,7 @@ class Gloria(Method):
     @classmethod
     def suit(cls, options: Any, records: Sequence[Record]) -> Any:
         """Refuse reports without a sentence."""
-        if not any(_has_sentence(record) for record in records):
-            raise DataError(
-                f"none of {len(records)} reports has a sentence of two words or more",
-                "Put the text of a report, or the path of a text file, into the manifest's column `report`.",
-            )
+        require_reports(records, _has_sentence, "a sentence of two words or more")
         return options
 
     def phases(self) -> tuple[Phase, ...]:

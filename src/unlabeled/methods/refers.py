@@ -21,13 +21,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from unlabeled.data.reports import plain_words
+from unlabeled.data.reports import plain_words, require_reports
 from unlabeled.data.scan import Scan, Unit
 from unlabeled.data.store import Record
 from unlabeled.data.studies import Study, group_studies
-from unlabeled.errors import DataError, OptionError, ScanError
+from unlabeled.errors import OptionError, ScanError
 from unlabeled.losses.crossmodal import (
     both_ways,
     found_share,
@@ -44,12 +43,11 @@ from unlabeled.methods._base import (
     Product,
     SharedOptions,
     Update,
-    parameters,
     patch_for,
 )
 from unlabeled.nn.encoders import Encoder
 from unlabeled.nn.gathering import gather_rows
-from unlabeled.nn.optimisers import Lookahead
+from unlabeled.nn.optimisers import Lookahead, decay_groups
 from unlabeled.nn.report_decoder import ReportDecoder, from_the_end
 from unlabeled.nn.report_encoder import report_encoder
 from unlabeled.nn.schedules import Schedule, warm_squared_cosine
@@ -264,11 +262,7 @@ class Refers(Method):
     @classmethod
     def suit(cls, options: Any, records: Sequence[Record]) -> Any:
         """Refuse reports without a word."""
-        if not any(_has_words(record) for record in records):
-            raise DataError(
-                f"none of {len(records)} reports has a word",
-                "Put the text of a report, or the path of a text file, into the manifest's column `report`.",
-            )
+        require_reports(records, _has_words, "a word")
         return options
 
     def phases(self) -> tuple[Phase, ...]:
@@ -329,30 +323,12 @@ class Refers(Method):
         self, name: str, modules: Iterable[nn.Module]
     ) -> tuple[torch.optim.Optimizer, Schedule]:
         """Make SGD (or AdamW) with Lookahead; a tenth of the rate for the report's encoder, no decay for biases and normalisation."""
-        listed = list(modules)
-        read = {id(each) for each in self.report.parameters()}
-        free = {
-            id(parameter)
-            for module in listed
-            for part in module.modules()
-            for named, parameter in part.named_parameters(recurse=False)
-            if isinstance(part, nn.LayerNorm | nn.GroupNorm | _NormBase) or named.endswith("bias")
-        }
+        own = self.options
+        others = [each for each in self.children() if each is not self.report]
         groups = [
-            {
-                "params": held,
-                "lr": self.options.lr * (self.options.text_rate if of_text else 1),
-                "weight_decay": 0.0 if still else self.options.weight_decay,
-            }
-            for of_text in (False, True)
-            for still in (False, True)
-            if (
-                held := [
-                    each
-                    for each in parameters(listed)
-                    if (id(each) in read) == of_text and (id(each) in free) == still
-                ]
-            )
+            {**group, "lr": rate}
+            for part, rate in ((others, own.lr), ([self.report], own.lr * own.text_rate))
+            for group in decay_groups(part, own.weight_decay)
         ]
         if self.options.optimiser == "sgd":
             inner: torch.optim.Optimizer = torch.optim.SGD(

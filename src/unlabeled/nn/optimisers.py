@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -91,6 +92,27 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_mul_(kept, group["momentum"])
         torch._foreach_add_(kept, steps)
         torch._foreach_add_(weights, kept, alpha=-group["lr"])
+
+
+def decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Part the parameters that require gradients: those that are pulled towards zero, then biases and normalisation.
+
+    >>> pulled, free = decay_groups([nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))], 0.1)
+    >>> len(pulled["params"]), len(free["params"]), free["weight_decay"]
+    (1, 3, 0.0)
+    """
+    pulled: dict[int, nn.Parameter] = {}
+    free: dict[int, nn.Parameter] = {}
+    for part in (each for module in modules for each in module.modules()):
+        still = isinstance(part, nn.LayerNorm | nn.GroupNorm | _NormBase)
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                kept = free if still or name.endswith("bias") else pulled
+                kept.setdefault(id(parameter), parameter)
+    return [
+        {"params": [*pulled.values()], "weight_decay": weight_decay},
+        {"params": [*free.values()], "weight_decay": 0.0},
+    ]
 
 
 class Lookahead(torch.optim.Optimizer):

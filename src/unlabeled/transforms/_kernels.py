@@ -119,26 +119,6 @@ def copy_spots(
 
 
 @njit(cache=True, nogil=True)
-def blind(
-    seed: np.uint64,
-    space: NDArray[np.int64],
-    edge: int,
-    radius: int,
-    image: NDArray[np.generic],
-    out: NDArray[np.generic],
-    hidden: NDArray[np.bool_],
-) -> None:
-    """Draw spots and donors, and copy one to the other: `draw_spots` and `copy_spots` in one call."""
-    boxes = 1
-    for axis in range(space.size):
-        boxes *= (space[axis] + edge - 1) // edge
-    spots = np.empty((boxes, space.size), np.int64)
-    donors = np.empty((boxes, space.size), np.int64)
-    found = draw_spots(seed, space, edge, radius, spots, donors)
-    copy_spots(image, spots[:found], donors[:found], space, out, hidden)
-
-
-@njit(cache=True, nogil=True)
 def turn_and_blind(
     ways: NDArray[np.int64],
     boxes: NDArray[np.int64],

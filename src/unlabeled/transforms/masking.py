@@ -225,15 +225,10 @@ class BlindSpots:
         return torch.from_numpy(spots[:number]), torch.from_numpy(donors[:number])
 
     def __call__(self, image: Tensor, rng: Generator) -> Blinded:
-        """Blind ``channel *space``: each channel as `replace_spots` does with spots of its own."""
-        original = np.ascontiguousarray(image.numpy())
-        replaced, hidden = original.copy(), np.zeros(original.shape, np.bool_)
-        rows = (each.reshape(len(original), -1) for each in (original, replaced, hidden))
-        space, seeds = np.array(original.shape[1:]), self.seeds(len(original), rng)
-        reach = self.edge(len(space)), self.radius
-        for held, filled, marked, seed in zip(*rows, seeds, strict=True):
-            _kernels.blind(seed, space, *reach, held, filled, marked)
-        return Blinded(torch.from_numpy(replaced), torch.from_numpy(hidden))
+        """Blind ``channel *space``, each channel with spots of its own; of many images at once, see `turned`."""
+        space = tuple(image.shape[1:])
+        parts = [replace_spots(original, *self.draw(space, rng)) for original in image]
+        return Blinded(*map(torch.stack, zip(*parts, strict=True)))
 
     def seeds(self, channels: int, rng: Generator) -> list[np.uint64]:
         """Draw what the spots of each channel come from."""
