@@ -263,6 +263,18 @@ def test_the_listing_says_of_a_method_what_the_method_says(slug: str) -> None:
     assert row["makes"] == kind.makes
 
 
+def test_a_column_with_a_slip_of_the_pen_is_named_where_it_is_missed(tmp_path: Path) -> None:
+    write_patients(tmp_path / "scans", patients=2, shape=(32, 32))
+    images = sorted((tmp_path / "scans").rglob("*.png")) or sorted(
+        (tmp_path / "scans").rglob("*.*")
+    )
+    manifest = tmp_path / "studies.csv"
+    rows = [f"{path.relative_to(tmp_path)},the lungs are clear" for path in images]
+    manifest.write_text("\n".join(["image,reports", *rows]))
+    said = type_in(["pretrain", "refers", manifest, "--out", tmp_path / "run"])
+    holds(said, 2, ("have no report", "'reports'", "did you mean report?", "These methods"))
+
+
 def test_a_folder_of_one_unusable_file_ends_with_its_reason(desk: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros((3,)))
     said = type_in(["pretrain", "models-genesis", tmp_path, "--out", tmp_path / "run"])

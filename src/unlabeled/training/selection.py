@@ -41,7 +41,9 @@ def refuse_columns(slug: str, needs: Needs, index: Index) -> None:
         seen = [each for each in some if isinstance(each, Seen)]
         raise DataError(
             f"{slug} cannot learn from {index.root}: {'; '.join(faults)}",
-            alternatives(slug, seen, index),
+            "\n".join(
+                [*index.notes, alternatives(slug, seen, index)]
+            ),  # a column with a slip of the pen
         )
 
 
