@@ -77,6 +77,25 @@ def noise(edge: int = 30) -> Held:
 
 
 @AXES
+@pytest.mark.parametrize("field", [None, (50, 20, 36)])
+def test_a_batch_made_together_is_bit_by_bit_that_of_single_views(axis, field):
+    """With patches that lie partly or wholly beyond their volumes, and frames larger and smaller than them."""
+    made = method(field=field, centre=0.9, last_move=(0.0, 1.0))
+    volumes = [Held(np.random.default_rng(n).normal(size=(30 + n, 26, 21))) for n in range(6)]
+    turns = [Turn(volume, axis, over=n / 6) for n, volume in enumerate(volumes)]
+    for seed in range(5):
+        drawn = [[generator(seed, n) for n in range(len(turns))] for _ in "ab"]
+        singly = [made.views(*one) for one in zip(turns, drawn[0], strict=True)]
+        wanted = torch.utils.data.default_collate(singly)
+        found = made.together(turns, drawn[1])
+        assert all(map(torch.equal, found, wanted))
+        assert all(one.dtype == other.dtype for one, other in zip(found, wanted, strict=True))
+        states = [[rng.get_state().tolist() for rng in rngs] for rngs in drawn]
+        assert states[0] == states[1]
+    assert found.outside.max() > 0.2
+
+
+@AXES
 def test_must_have_1_both_patches_are_of_one_volume_and_channels_are_planes(axis):
     """Across the planes, the coordinate differs from channel to channel and nowhere else; the gap is 0.05."""
     pair = method(centre=0.2, last_move=(0.0, 0.2)).views(Turn(ramp(axis), axis), generator(0))

@@ -131,6 +131,40 @@ def read_slab(record: Record, positions: Positions, axis: int) -> tuple[Tensor, 
     return torch.from_numpy(lattice[0]), 1.0 - inside
 
 
+def read_slabs(
+    places: Sequence[tuple[Record, Frame, Sequence[float]]], offsets: Positions, axis: int
+) -> tuple[Tensor, Tensor]:
+    """Read many slabs at once: what `read_slab` gives at ``frame.place(centre, offsets)``, bit for bit.
+
+    Parameters
+    ----------
+    places
+        Of each slab: a volume, the frame of its coordinates, and the slab's centre in them.
+    offsets
+        Of a slab's samples about its centre, axis by axis, in the same coordinates.
+    axis
+        The one across the planes.
+
+    Returns
+    -------
+    tuple
+        ``slab plane *rows_columns``, and ``slab``: the share of its samples beyond the volume.
+    """
+    order = ORDERS[axis]
+    slabs = np.zeros((len(places), *(len(offsets[each]) for each in order)), np.float32)
+    missing = np.ones(len(places), np.float64)
+    for number, (record, frame, centre) in enumerate(places):
+        edges = tuple(map(float, frame.edges))
+        found = _locate(frame.start, edges, tuple(centre), *offsets, record.space)
+        start, size, inside, *along = found
+        if min(size) >= 1:
+            part = record.patch(start, size).numpy()[0].transpose(order)
+            planes, rows, columns = (along[each] for each in order)
+            _interpolate(part, planes, rows, columns, slabs[number : number + 1])
+            missing[number] = 1.0 - inside
+    return torch.from_numpy(slabs), torch.from_numpy(missing)
+
+
 def cut_slabs(
     volume: NDArray[np.float32], centres: NDArray[np.float64], offsets: Positions, axis: int
 ) -> Tensor:
@@ -206,6 +240,21 @@ def _reach(rows, columns, depths, space):  # type: ignore[no-untyped-def]
     return (start[0], start[1], start[2]), (size[0], size[1], size[2]), inside
 
 
+@njit(nogil=True, cache=True)
+def _locate(begin, edges, centre, rows, columns, depths, space):  # type: ignore[no-untyped-def]
+    """Do what `Frame.place` and `_reach` do, and give positions from the first voxel that they need: ``1 sample``."""
+    along = (np.empty((1, rows.size)), np.empty((1, columns.size)), np.empty((1, depths.size)))
+    for axis in range(3):
+        away = rows if axis == 0 else columns if axis == 1 else depths
+        middle = begin[axis] + ((centre[axis] + 1.0) * (edges[axis] - 1.0)) / 2.0
+        for k in range(away.size):
+            along[axis][0, k] = away[k] * ((edges[axis] - 1.0) / 2.0) + middle
+    start, size, inside = _reach(along[0][0], along[1][0], along[2][0], space)
+    for axis in range(3):
+        along[axis][0] -= start[axis]
+    return start, size, inside, along[0], along[1], along[2]
+
+
 @njit(nogil=True, inline="always")
 def _corners(at, edge):  # type: ignore[no-untyped-def]
     """Give the voxels on both sides of a position within an axis, and their weights, zero beyond it."""
@@ -217,18 +266,18 @@ def _corners(at, edge):  # type: ignore[no-untyped-def]
     return min(max(below, 0), edge - 1), min(max(above, 0), edge - 1), low, high
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _interpolate(volume, planes, rows, columns, out):  # type: ignore[no-untyped-def]
     """Fill ``lattice plane row column`` from a volume whose axes lie in the same order."""
     depth, height, width = volume.shape
     line = np.empty(width, np.float32)
     samples = out.shape[3]
-    lows, highs = np.empty(samples, np.int64), np.empty(samples, np.int64)
+    lows, highs = np.empty(samples, np.uint32), np.empty(samples, np.uint32)
     by_low, by_high = np.empty(samples, np.float32), np.empty(samples, np.float32)
     for n in range(out.shape[0]):
         for k in range(samples):
             lows[k], highs[k], by_low[k], by_high[k] = _corners(columns[n, k], width)
-        first, stop = lows.min(), highs.max() + 1
+        first, stop = np.int64(lows.min()), np.int64(highs.max()) + 1
         for i in range(out.shape[1]):
             i0, i1, a0, a1 = _corners(planes[n, i], depth)
             for j in range(out.shape[2]):
@@ -238,5 +287,6 @@ def _interpolate(volume, planes, rows, columns, out):  # type: ignore[no-untyped
                 w1, w2, w3, w4 = a0 * b0, a0 * b1, a1 * b0, a1 * b1
                 for k in range(first, stop):
                     line[k] = w1 * one[k] + w2 * two[k] + w3 * three[k] + w4 * four[k]
+                target = out[n, i, j]
                 for k in range(samples):
-                    out[n, i, j, k] = by_low[k] * line[lows[k]] + by_high[k] * line[highs[k]]
+                    target[k] = by_low[k] * line[lows[k]] + by_high[k] * line[highs[k]]

@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from unlabeled.data.intensity import IntensityRule
 from unlabeled.data.scan import Unit
-from unlabeled.data.slabs import PLANES, Frame, Slab, read_slab
+from unlabeled.data.slabs import PLANES, Frame, Slab, read_slab, read_slabs
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError, ScanError
 from unlabeled.methods._base import (
@@ -189,10 +189,17 @@ class VolumeContext(Method):
         return self.sagittal, self.coronal, self.encoder
 
     def phases(self) -> tuple[Phase, ...]:
-        """Train the networks one after the other; displacements grow with each one's training."""
+        """Train the networks one after the other, a batch cut at once; displacements grow with each one's training."""
         many, unit = self.options.batch_size, self.needs.unit
         feeds = [
-            Feed(self.views, many, unit, group=partial(self.turns, axis=axis), pace=_at)
+            Feed(
+                self.views,
+                many,
+                unit,
+                group=partial(self.turns, axis=axis),
+                pace=_at,
+                together=self.together,
+            )
             for axis in range(len(NAMES))
         ]
         return tuple(
@@ -215,24 +222,44 @@ class VolumeContext(Method):
 
     def views(self, record: Turn, rng: Generator) -> Pair:  # type: ignore[override]
         """Cut two patches of a volume."""
-        volume, axis, over = record
-        own, across = self.options, _third(self.within[axis])
+        volume, axis, _ = record
+        first, move = self.draw(record, rng)
+        second = [at + by for at, by in zip(first, move, strict=True)]
+        frame, offsets = Frame.of(volume, self.options.field), self.samples[axis]
+        one, missing = read_slab(volume, frame.place(first, offsets), axis)
+        two, lacking = read_slab(volume, frame.place(second, offsets), axis)
+        told = torch.tensor([*move, (missing + lacking) / 2])
+        return Pair(one, two, told[:3], told[3])
+
+    def together(self, turns: Sequence[Turn], rngs: Sequence[Generator]) -> Pair:
+        """Cut the patches of `views` for a batch, all at once."""
+        drawn = [self.draw(turn, rng) for turn, rng in zip(turns, rngs, strict=True)]
+        frames = [Frame.of(turn.record, self.options.field) for turn in turns]
+        places = [
+            (turn.record, frame, [at + second * by for at, by in zip(first, move, strict=True)])
+            for second in (0, 1)
+            for turn, frame, (first, move) in zip(turns, frames, drawn, strict=True)
+        ]
+        axis = turns[0].axis
+        slabs, missing = read_slabs(places, self.samples[axis], axis)
+        first, second = slabs.chunk(2)
+        moves = torch.tensor([move for _, move in drawn])
+        return Pair(first, second, moves, missing.view(2, -1).mean(0).float())
+
+    def draw(self, turn: Turn, rng: Generator) -> tuple[list[float], list[float]]:
+        """Draw where the first patch lies and how the second moves, along each axis of the volume."""
+        own, across = self.options, _third(self.within[turn.axis])
         drawn = torch.rand(9, generator=rng).tolist()
         first = [own.centre * (2 * u - 1) for u in drawn[:3]]
         near, far = (
-            begin + over * (end - begin)
+            begin + turn.over * (end - begin)
             for begin, end in zip(own.first_move, own.last_move, strict=True)
         )
         move = []
         for along, (sign, u) in enumerate(zip(drawn[3:6], drawn[6:], strict=True)):
             low, high = own.across if along == across else (near, far)
             move.append((low + u * (high - low)) * (1 if sign < 0.5 else -1))
-        frame, offsets = Frame.of(volume, own.field), self.samples[axis]
-        second = [at + by for at, by in zip(first, move, strict=True)]
-        one, missing = read_slab(volume, frame.place(first, offsets), axis)
-        two, lacking = read_slab(volume, frame.place(second, offsets), axis)
-        told = torch.tensor([*move, (missing + lacking) / 2])
-        return Pair(one, two, told[:3], told[3])
+        return first, move
 
     def predict(self, batch: Pair, axis: int) -> Tensor:
         """Say where the second patches lie: maps ``batch 1 19 19``, or numbers ``batch 2``."""
