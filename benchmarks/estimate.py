@@ -60,6 +60,7 @@ def run_whole(slug: str, scans: Path, place: Path, values: dict[str, Any]) -> di
     began = time.perf_counter()
     process = subprocess.Popen(command(slug, scans, place, values))
     _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # known to it only through its own wait
     seconds = time.perf_counter() - began
     if status:
         raise SystemExit(f"the run of {slug} ended with status {status}")

@@ -38,6 +38,7 @@ def lay_out(name: str, data: Path, work: Path) -> tuple[Path, Path]:
         "colonoscopy--pairs": _pairs,
         "nuclei": _nuclei,
         "nuclei--clean": _clean_nuclei,
+        "breast-ultrasound": _ultrasound,
         "skin-lesions": _skin,
         "skin-lesions--few": _few_lesions,
         "fmri-digits": _digits,
@@ -275,6 +276,28 @@ def _pairs(source: Path, place: Path) -> tuple[Path, Path]:
     _, labelled = _colonoscopy(source, place)
     scans = write_stereo(place / "pairs", objects=60, patients=0, shape=(96, 128), masks=False)
     return scans, labelled
+
+
+def _ultrasound(source: Path, place: Path) -> tuple[Path, Path]:
+    """Every picture with a lesion and its mask, the training part to learn from; no patient is known.
+
+    A method that learns from masks sees those that scratch is fine-tuned on; the score while it learns is of the
+    validation pictures.
+    """
+    _unpack(source, place)
+    rows = [
+        {
+            "image": f"{part}/images/{image.name}",
+            "mask": f"{part}/masks/{image.name}",
+            "subject": image.stem,
+            "split": part,
+        }
+        for part in PARTS
+        for image in sorted((place / part / "images").iterdir())
+        if not image.name.startswith("normal")
+    ]
+    scans = [row for row in rows if row["split"] != "test"]
+    return _manifest(place / "scans.csv", scans), _manifest(place / "labelled.csv", rows)
 
 
 def _skin(source: Path, place: Path) -> tuple[Path, Path]:
