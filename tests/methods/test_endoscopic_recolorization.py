@@ -376,13 +376,14 @@ def test_small_scale_proof_on_real_frames(shared_data: Path, tmp_path: Path, pro
     rows = [row["error"] for row in RunFolder(tmp_path / "run").read_log() if "error" in row]
     early, late = np.mean(rows[:3]), np.mean(rows[-3:])
     figures = {f"held-out {name}": value for name, value in scores.items()}
-    moved = {f"held-out {name}, moved": broken[name] for name in ("error", "balanced_error")}
+    told = ("error", "balanced_error", "balanced_constant")
+    moved = {f"held-out {name}, moved": broken[name] for name in told}
     proof(
         "endoscopic-recolorization", data="colonoscopy", early=early, late=late, **figures, **moved
     )
     assert late < 0.5 * early
-    assert scores["balanced_error"] < 0.9 * scores["balanced_constant"]
-    assert broken["balanced_error"] > broken["balanced_constant"]
+    assert scores["balanced_error"] < 0.8 * scores["balanced_constant"]
+    assert broken["balanced_error"] > 0.95 * broken["balanced_constant"]
 
 
 @pytest.mark.slow
