@@ -28,6 +28,7 @@ from unlabeled.training.pretrain import open_store, pretrain
 from unlabeled.transforms.overlay import upright
 
 QUICK = {"quiet": True, "accelerator": "cpu", "workers": 0}
+CHANGE = 2.0  # of a person between two visits, so that brightness and noise tell nobody apart
 SMALL = {"encoder": "thin-cnn-16", "patch_size": (3, 16, 16), "batch_size": 4, "features": 8}
 
 
@@ -409,24 +410,31 @@ def learn(place: Path, manifest: Path, **options) -> dict[str, float]:
     return held_out
 
 
+def tells_people(scores: dict[str, float]) -> bool:
+    """Whether unseen people are told apart, and much better than by an untrained network."""
+    return scores["auc"] > max(0.85, scores["untrained"] + 0.1)
+
+
 @pytest.mark.slow
 def test_small_scale_proof_on_unseen_people(tmp_path, proof):
-    """Bodies of these phantoms differ so much that an untrained network tells people apart (0.999): levels are the proof."""
-    manifest = write_spines(tmp_path / "scans", subjects=80, unseen=20)
+    manifest = write_spines(tmp_path / "scans", subjects=80, unseen=20, change=CHANGE)
     scores = learn(tmp_path, manifest)
     names = ("auc", "untrained", "level accuracy", "level chance")
     apart = scores["distance of two people"] / scores["distance of one person"]
     proof("spinal-mri", data="phantom", **{name: scores[name] for name in names}, apart=apart)
-    assert scores["auc"] > 0.85
+    assert tells_people(scores)
     assert scores["level accuracy"] > 2 / 7
     assert apart > 1.5
 
 
 @pytest.mark.slow
 def test_small_scale_proof_fails_where_visits_are_of_strangers(tmp_path, proof):
-    manifest = write_spines(tmp_path / "scans", subjects=80, unseen=20, strangers=True)
+    manifest = write_spines(
+        tmp_path / "scans", subjects=80, unseen=20, change=CHANGE, strangers=True
+    )
     scores = learn(tmp_path, manifest)
     proof("spinal-mri", data="phantom", **{"auc, strangers": scores["auc"]})
+    assert not tells_people(scores)
     assert scores["auc"] < 0.65
     assert math.isfinite(scores["length"])
 

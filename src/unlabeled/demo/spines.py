@@ -29,12 +29,13 @@ def write_spines(
     dims: int = 3,
     unseen: int = 0,
     strangers: bool = False,
+    change: float = 1.0,
     seed: int = 0,
 ) -> Path:
     """Write two scans a person with a few sagittal slices, and a manifest with levels and boxes; give the manifest.
 
     A body is a bright rectangle that grows from level to level.  A person has a size, a brightness and a smooth texture of
-    their own; a scan its noise, its gain and offset, and the spine's place.
+    their own; a scan its noise, its gain and offset, its surroundings, and the spine's place.
 
     Parameters
     ----------
@@ -52,6 +53,8 @@ def write_spines(
         How many of `subjects` the manifest keeps for validation; without, it has no column `split`.
     strangers
         Give every second visit another person's spine: nothing can then be learnt of identity.
+    change
+        How much scans of one person differ: in surroundings, in brightness from back to front, in noise.
     seed
         Random start.
     """
@@ -63,7 +66,7 @@ def write_spines(
         for visit in range(2 if number < subjects else 1):
             if strangers and visit:
                 person = _person(rng, levels)
-            array, boxes = _scan(person, rng)
+            array, boxes = _scan(person, rng, change)
             name = f"p{number:03d}-{visit}" + (".nii.gz" if dims == 3 else ".png")
             if dims == 2:  # upright, as a viewer shows it: rows from head to foot
                 picture = array[SLICES // 2].T[::-1]
@@ -93,20 +96,21 @@ def write_spines(
 
 def _person(rng: np.random.Generator, levels: int) -> list[NDArray[np.float64]]:
     """Draw the bodies of one person, ``depth height``."""
-    wide, high, bright = rng.uniform(0.85, 1.2), rng.uniform(0.8, 1.2), rng.uniform(450, 700)
+    wide, high, bright = rng.uniform(0.88, 1.15), rng.uniform(0.88, 1.15), rng.uniform(500, 620)
     bodies = []
     for level in range(levels):
         shape = round((8 + 0.9 * level) * wide), round(8.5 * high)
         texture = gaussian_filter(rng.normal(size=shape), 1.5)
-        bodies.append(bright * (1 + 0.15 * texture / texture.std()))
+        bodies.append(bright * (1 + 0.12 * texture / texture.std()))
     return bodies
 
 
 def _scan(
-    bodies: list[NDArray[np.float64]], rng: np.random.Generator
+    bodies: list[NDArray[np.float64]], rng: np.random.Generator, change: float
 ) -> tuple[NDArray[np.int16], list[tuple[int, ...]]]:
     """Lay bodies into a scan, the first one uppermost; give it with their boxes."""
-    array = np.full((SLICES, DEPTH, ROOM * len(bodies) + 4), 150.0)
+    around = 160 + 60 * change * rng.uniform(-1, 1)
+    array = np.full((SLICES, DEPTH, ROOM * len(bodies) + 4), around)
     boxes: list[tuple[int, ...]] = []
     across, up = int(rng.integers(-2, 3)), int(rng.integers(0, 5))
     for number, body in enumerate(reversed(bodies)):
@@ -116,6 +120,7 @@ def _scan(
         array[:, back : back + body.shape[0], low : low + body.shape[1]] = body
         stop = (SLICES, back + body.shape[0], low + body.shape[1])
         boxes.append((0, back, low, *stop))
-    array = array * rng.uniform(0.9, 1.1) + rng.uniform(-30, 30)
-    array += rng.normal(scale=25, size=array.shape)
+    slope = 0.25 * change * rng.uniform(-1, 1)
+    array *= (1 + slope * np.linspace(-1, 1, DEPTH))[:, None] * rng.uniform(0.9, 1.1)
+    array += rng.uniform(-30, 30) + rng.normal(scale=40 * change, size=array.shape)
     return array.clip(0, 1020).astype(np.int16), boxes[::-1]
