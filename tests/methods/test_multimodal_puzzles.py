@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -690,12 +691,20 @@ LEARNING_TO_TRANSLATE = {
 }
 
 
-def translate_patients(place: Path) -> dict[str, float]:
+def translate_patients(place: Path, *, astray: bool = False) -> dict[str, float]:
     """Learn translation between unregistered contrasts, and tell how far made slices of new patients are from true ones.
 
-    Beside them, how far the slice as it was is, and the mean slice of what was learnt from.
+    Beside them, how far the slice as it was is, and the mean slice of what was learnt from.  With `astray`, every second
+    patient of either contrast goes by the name of the other.
     """
     scans = write_modalities(place / "s", patients=24, shape=(32, 32, 16), registered=False)
+    if astray:
+        with scans.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        named = {"T1": "T2", "T2": "T1"}
+        for row in (row for number, row in enumerate(rows) if number // 2 % 2):
+            row["modality"] = named[row["modality"]]
+        write_manifest(scans, rows)
     own = Options(**{k: v for k, v in LEARNING_TO_TRANSLATE.items() if hasattr(Options, k)})
     done = pretrain(
         "multimodal-puzzles", scans, place / "run", cache=place / "c", **LEARNING_TO_TRANSLATE
@@ -739,3 +748,12 @@ def test_small_scale_proof_of_translation(tmp_path: Path, proof):
     for name in ("T1", "T2"):
         assert figures[f"error_of_{name}"] < 0.9 * figures["untranslated"]
         assert figures[f"error_of_{name}"] < 0.9 * figures["mean_slice"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_small_scale_proof_of_translation_fails_where_names_are_exchanged(tmp_path: Path, proof):
+    """Half of either contrast goes by the name of the other: there is nothing to translate to."""
+    figures = translate_patients(tmp_path, astray=True)
+    proof("multimodal-puzzles", data="phantom, translation, names exchanged", **figures)
+    assert figures["error"] > 0.95 * figures["untranslated"]
