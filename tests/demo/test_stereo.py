@@ -35,6 +35,16 @@ def test_the_disparity_is_true_and_the_disc_is_near_and_bright():
     assert not np.array_equal(scene(6, (40, 56)).left, drawn.left)
 
 
+def test_the_bright_spot_lies_on_the_disc_in_left_pictures():
+    """Over many scenes, what the disc covers is brightest where it is said to be, not some pixels beside it."""
+    bright = np.zeros(13)
+    for seed in range(60):
+        drawn = scene(seed)
+        grey = drawn.left.mean(-1)
+        bright += [grey[np.roll(drawn.disc, by, 1) > 0].mean() for by in range(-6, 7)]
+    assert abs(int(bright.argmax()) - 6) <= 1
+
+
 def test_files_and_manifest(tmp_path):
     manifest = write_stereo(tmp_path / "s", objects=2, patients=2, each=2, shape=(24, 32))
     with manifest.open(newline="") as file:

@@ -38,8 +38,9 @@ def scene(seed: int, shape: tuple[int, int] = (48, 64)) -> Scene:
         coarse = rng.uniform(-1, 1, (rows // edge + 2, columns // edge + 2, 3))
         fine = zoom(coarse, (edge, edge, 1), order=1)
         texture += strength * fine[:rows, :columns]
-    right = 0.45 + texture / 2 + 0.25 * bump[..., None]
     seen = x - disparity * columns
+    lit = np.stack([np.interp(x[0], at, of) for at, of in zip(seen, bump, strict=True)])
+    right = 0.45 + texture / 2 + 0.25 * lit[..., None]  # as the right eye sees the bump
     left = np.zeros_like(right)
     for row in range(rows):
         for colour in range(3):
