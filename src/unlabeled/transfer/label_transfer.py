@@ -8,6 +8,7 @@ atlases, are kept; a voxel of a new volume gets the label that most of its neare
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Self
 
@@ -148,7 +149,7 @@ class LabelTransfer(UntrainedMasks):
         """Describe voxels ``voxel 3`` of a volume: ``voxel (axis dim)``, on the networks' device."""
         volume = record.patch((0, 0, 0), record.space)[0].numpy()
         box = self.field or record.space
-        networks = (self.sagittal, self.coronal, self.encoder)
+        networks = [_channels_last(each) for each in (self.sagittal, self.coronal, self.encoder)]
         device = next(self.parameters()).device
         columns = []
         for axis, network in enumerate(networks):
@@ -261,3 +262,8 @@ class Atlas(nn.Module):
 def _two(edges: Sequence[int]) -> tuple[int, int]:
     rows, columns = edges
     return rows, columns
+
+
+def _channels_last(network: Encoder) -> Encoder:
+    """Copy a network into the layout in which CPUs describe slabs faster; the numbers are the same but for rounding."""
+    return deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
