@@ -33,7 +33,7 @@ from unlabeled.demo.subjects import write_subject
 from unlabeled.methods._base import Method, Phase
 from unlabeled.methods._registry import find
 from unlabeled.training.engine import train
-from unlabeled.training.loader import held_out_batch, items_of
+from unlabeled.training.loader import AHEAD, held_out_batch, items_of
 from unlabeled.training.log import RunFolder
 from unlabeled.training.optimisers import fuse
 from unlabeled.training.pretrain import build_method, open_store
@@ -356,11 +356,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--only", metavar="SLUG")
     parser.add_argument("--name")
     asked = parser.parse_args()
+    if asked.steps % AHEAD:
+        parser.error(
+            f"--steps {asked.steps}: a multiple of {AHEAD}, the batches that are made at a time"
+        )
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
         for label, (dims, values) in (FULL if asked.full else SMALL).items():
@@ -370,7 +374,7 @@ def main() -> None:
             kind = find(slug)
             # eight scans stand for an archive: an epoch has more steps than are measured
             values = {"samples_per_scan": PER_SCAN, **values}
-            options = kind.options_class(steps=asked.steps + 2, dims=dims, **values)
+            options = kind.options_class(steps=asked.steps + AHEAD + 1, dims=dims, **values)
             edge = PATCHES_ALONG.get(slug, 1) * max(options.patch_size) + 32
             solid = dims == 3 or kind.needs.volumes or kind.needs.unit is Unit.SLICE
             labelled = "mask" in kind.needs.metadata

@@ -144,6 +144,7 @@ class Loop:
         epochs, steps = self._length(phase, plan)
         if saved is None and phase.before is not None:
             phase.before(self.records)
+        self.method.train()
         optimisers, schedules = self._optimisers(phase)
         if saved is not None:
             checkpoints.restore_optimisers(saved, optimisers)
@@ -200,7 +201,8 @@ class Loop:
     ) -> list[Update]:
         """Perform the updates of one batch, in the method's own order."""
         clock = self.progress.clock
-        self.method.train()
+        if not self.method.training:  # asked first, as telling every module takes long
+            self.method.train()
         place = (phase.name, clock.total, self.fabric.global_rank)
         reseed(self.fabric.device, self.options.seed, "step", *place)
         performed: list[Update] = []

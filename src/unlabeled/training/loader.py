@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator
+from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from unlabeled.data.store import Record
 from unlabeled.methods._base import Phase
 from unlabeled.rng import generator
+
+AHEAD = 4  # small batches that are made at a time where training itself makes them
+SMALL_BATCH = 16 * 2**20  # [byte]
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ def load(
 ) -> Iterator[Any]:
     """Yield the batches of `steps` steps from (epoch, step) on.
 
-    With `workers`, other processes make the samples ahead; the samples do not depend on how many.
+    With `workers`, other processes make the samples ahead; the samples do not depend on how many.  Without, small
+    batches are made a few at a time: what makes them stays in the processor's cache.
     """
     loader = DataLoader(
         _Batches(phase, items, plan.seed, per_scan),
@@ -173,7 +179,17 @@ def load(
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
     )
-    return iter(loader)
+    return iter(loader) if workers else _few_at_a_time(iter(loader))
+
+
+def _few_at_a_time(batches: Iterator[Any]) -> Iterator[Any]:
+    """Make small batches ahead; the first tells how large they are."""
+    for first in batches:
+        yield first
+        size = sum(leaf.nbytes for leaf in tree_leaves(first) if isinstance(leaf, Tensor))
+        many = AHEAD if size <= SMALL_BATCH else 1
+        while ahead := list(islice(batches, many)):
+            yield from ahead
 
 
 def held_out_batch(

@@ -15,7 +15,7 @@ from scipy.stats import trim_mean
 from unlabeled.methods._base import Phase, Update
 from unlabeled.training.checkpoint import Checkpoint
 from unlabeled.training.engine import Loop
-from unlabeled.training.loader import Plan
+from unlabeled.training.loader import AHEAD, Plan
 from unlabeled.training.progress import Reporter
 from unlabeled.training.settings import choose_workers
 from unlabeled.training.state import Progress, Result
@@ -91,7 +91,7 @@ class Watch:
     Parameters
     ----------
     block
-        Steps that are averaged before anything else: a round of the loader's workers.
+        Steps that are averaged before anything else: a round of the loader's workers, or of batches made at a time.
     warming
         Steps at the beginning that do not count, as long as there are others.
     """
@@ -205,7 +205,7 @@ class Trial(Loop):
         self.lines = 0  # of all phases
         self.optimisers: Mapping[str, Any] = {}
         workers = choose_workers(self.settings, self.fabric)
-        self.pace = max(1, workers, 10 if self._on_cuda else 1)
+        self.pace = max(workers or AHEAD, 10 if self._on_cuda else 1)
         self.warming = max(WARMING, 2 * workers)
 
     def run(self) -> Result:
