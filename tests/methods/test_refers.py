@@ -677,7 +677,7 @@ def test_small_scale_proof_on_real_radiographs(shared_data: Path, tmp_path: Path
     manifest = notes(shared_data, tmp_path)
     options = {"image_size": 96, "patch_size": (80, 80), "words": 48, "batch_size": 12}
     scores, _ = learn(
-        tmp_path / "run", manifest, 150, samples_per_scan=4, least_area=0.4, views=3, **options
+        tmp_path / "run", manifest, 300, samples_per_scan=4, least_area=0.4, views=3, **options
     )
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     told = [row for row in log if "loss" in row]
