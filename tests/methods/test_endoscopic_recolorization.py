@@ -122,8 +122,12 @@ def test_each_update_moves_its_own_network_alone():
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
 
     def look(of: str) -> None:
+        slopes = [p.grad for p in small.critic.parameters()]
+        assert all(slope is not None for slope in slopes)
         if of == "critic":
             assert all(p.grad is None for p in generator_)
+            look.slopes = [slope.clone() for slope in slopes]
+        assert all(map(torch.equal, slopes, look.slopes)), "the generator's loss reached the critic"
         moved = {n for n, p in small.named_parameters() if not torch.equal(before[n], p)}
         expected = set() if of == "critic" else {n for n in before if n.startswith("critic.")}
         assert moved <= expected
