@@ -27,6 +27,7 @@ from unlabeled.methods.endoscopic_recolorization import (
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.weights import load_encoder
 from unlabeled.rng import generator
+from unlabeled.training.loader import items_of
 from unlabeled.training.log import RunFolder
 from unlabeled.training.pretrain import open_store, pretrain
 from unlabeled.training.selection import split_records
@@ -287,7 +288,8 @@ def test_videos_never_straddle_training_and_held_out_frames(tmp_path: Path):
 
 def test_every_so_many_th_frame_of_each_video_is_taken(tmp_path: Path):
     found = records(tmp_path, Options(**SMALL), videos=2, each=5)
-    taken = method(every_frame=2).thin_out(found)
+    (phase,) = method(every_frame=2).phases()
+    taken = items_of(phase, found)["frames"]
     assert [r.source.name for r in taken] == [f"frame{n:03d}.png" for n in (0, 2, 4, 5, 7, 9)]
 
 
