@@ -109,6 +109,12 @@ def test_must_have_1_losses_gradients_and_queue_of_the_published_step(golden, cr
         assert float(small.pairs.total).is_integer()
 
 
+def test_the_loss_of_a_step_is_the_mean_of_its_three_terms():
+    (update,) = method().step(batch())
+    assert list(update.shows) == ["clean", "mixed", "mixed features"]
+    torch.testing.assert_close(update.loss, torch.stack([*update.shows.values()]).mean())
+
+
 def test_must_have_2_the_larger_part_stays(golden):
     """Given 0.2, the published code uses 0.8; its arrays are matched in the test of the transform."""
     torch.manual_seed(0)
