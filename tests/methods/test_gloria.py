@@ -160,6 +160,22 @@ def test_must_have_5_mean_changes_one_direction(golden):
     assert not torch.allclose(means[0], told["loss_image_to_text"], atol=1e-2)
 
 
+def test_temperatures_and_the_sum_over_words_can_be_chosen():
+    """What a step compares is what the loss's own function gives with the options' numbers; none is left at its default."""
+    chosen = {"sharpness": 2.0, "peak": 3.0, "agg": "mean"}
+    for options in ({}, *({name: value} for name, value in chosen.items()), chosen):
+        made = method(**options).eval()
+        batch = batch_of(made, "small effusion", "no edema seen in left lung")
+        with torch.no_grad():
+            seen, read = made.see(batch.image), made.space.read(batch.ids, batch.words)
+            _, local = made.scores(batch)
+        torch.testing.assert_close(
+            local, local_scores(seen.regions, read.words, batch.used, **options)
+        )
+        plain = local_scores(seen.regions, read.words, batch.used)
+        assert torch.allclose(local, plain, atol=1e-6) == (not options)
+
+
 def test_must_have_6_companions_padding_changes_nothing():
     """A pair scores alike beside short and beside long sentences."""
     made = method().eval()
