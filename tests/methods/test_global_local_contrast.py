@@ -360,7 +360,8 @@ def test_must_have_12_everything_can_be_chosen() -> None:
     rows = torch.randn(4, 2, 3, 16)
     assert not torch.allclose(own.global_loss(rows), method(partitions=3).global_loss(rows))
     regions = torch.randn(4, 2, 1, 25, 16)
-    assert not torch.allclose(own.local_loss(regions), method(temperature=0.5).local_loss(regions))
+    for other in (method(temperature=0.5), method(positions=9)):
+        assert not torch.allclose(own.local_loss(regions), other.local_loss(regions))
     full = GlobalLocalContrast(Options(), build_encoder("unet-6", dims=2))
     first, *_ = [each for each in full.projector if isinstance(each, nn.Linear)]
     assert (first.in_features, first.out_features) == (4608, 1024)
