@@ -227,6 +227,18 @@ def test_must_have_9_the_loss_compares_the_warped_source_with_the_target(dims):
     assert learned.abs().sum(-1).min() > 0
 
 
+@BOTH
+def test_the_condition_number_is_part_of_the_loss(fidelity):
+    small, batch = method(fidelity=fidelity, alpha=0.5).eval(), images()
+    (update,) = small.step(batch)
+    warped = small.register(*batch)
+    kappa = small.kappa(warped.matrix)
+    torch.testing.assert_close(
+        update.loss, small.match(warped.image, batch.target) + 0.5 * kappa, rtol=1e-4, atol=1e-5
+    )
+    assert float(kappa.detach()) > 1
+
+
 def test_must_have_10_the_published_number_of_weights():
     encoder = build_encoder("landmark-cnn", dims=2, in_channels=3)
     whole = ShapeLandmarks(Options(), encoder)
