@@ -212,6 +212,24 @@ def test_training_cells_are_an_eighth_of_the_grid():
     assert method(patch_size=(64, 96), stride=2).train_window == [4, 6]
 
 
+def test_scoring_cells_have_the_edge_of_the_task_and_training_cells_their_own(
+    prepared, monkeypatch
+):
+    """As few-shot segmentation does; at 256 pixels training cells have an edge of 4, these of 2."""
+    assert Options().test_window == 2
+    small = method(prototype_grid=4, test_window=3).eval()
+    batch = torch.utils.data.default_collate(episodes(small, prepared(), 2))
+    seen = []
+    inner = small._segment
+    monkeypatch.setattr(
+        small, "_segment", lambda *given: seen.append(tuple(given[3])) or inner(*given)
+    )
+    with torch.no_grad():
+        small.score(batch)
+        next(iter(small.step(batch)))
+    assert seen == [(3, 3), (4, 4), (4, 4)]
+
+
 def test_setting_two_leaves_out_every_slice_with_an_organ_of_the_task(prepared):
     records = prepared("volumes")
     every = method().slices(records)
