@@ -212,6 +212,43 @@ def shifted(picture: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return picture[:, take[0]][:, :, take[1]]
 
 
+def test_the_encoder_learns_from_shifted_pictures_and_is_scored_on_whole_ones(records):
+    made = method()
+    pair = next(each for each in records if stimuli.is_pair(each))
+    batch = default_collate([made.views(pair, generator(seed)) for seed in range(4)])
+    assert not torch.equal(batch.shifted, batch.picture)
+    seen = []
+    respond = made.respond
+    made.respond = lambda picture, *rest: seen.append(picture) or respond(picture, *rest)
+    next(made.step(batch))
+    made.score(batch)
+    assert torch.equal(seen[0], batch.shifted)
+    assert torch.equal(seen[1], batch.picture)
+
+
+def test_loose_responses_move_the_decoder_by_what_reliable_voxels_say(records):
+    """The other losses switched off, its gradient comes through the frozen encoder, and not from a voxel that is noise."""
+    made = method(
+        smoothness=0.0, decoder_lasso=(0.0, 0.0), streams="responses", test_responses=True
+    )
+    made.eval()
+    made.unlike.forward = lambda truth, guess: truth.new_zeros(len(truth))
+    batch = batch_of(made, records, 1)
+    found = []
+    for trusted in (1.0, 0.0):
+        made.reliability.fill_(1.0)
+        made.reliability[:10] = trusted
+        (update,) = made.decode(batch)
+        heard = batch["responses"].response
+        drawn = made.decoder(torch.cat([batch["pairs"].response, heard]))[-len(heard) :]
+        expected = reliable_error(heard, made.respond(drawn), made.reliability, 0.1).mean()
+        torch.testing.assert_close(update.shows["voxels"], expected)
+        slopes = torch.autograd.grad(update.shows["voxels"], made.decoder.embed.weight)
+        found.append(slopes[0])
+    assert all(slope.abs().sum() > 0 for slope in found)
+    assert not torch.allclose(*found)
+
+
 def test_must_have_6_a_perfect_response_costs_minus_a_tenth(records):
     made = method().eval()
     pairs = batch_of(made, records, 0)
