@@ -24,6 +24,7 @@ from unlabeled.data.reports import sentences
 from unlabeled.errors import DataError, OptionError
 from unlabeled.losses.crossmodal import attend, both_ways, global_scores, local_scores
 from unlabeled.losses.segmentation import focal_dice
+from unlabeled.methods import gloria
 from unlabeled.methods.gloria import Gloria, Options, Sample
 from unlabeled.nn.encoders import build_encoder
 from unlabeled.nn.text import merge_words
@@ -307,6 +308,24 @@ def test_must_have_15_attention_is_drawn_per_word():
     assert -1 <= product.values["match"] <= 1
     with pytest.raises(DataError, match="no report with a sentence"):
         made.product(Held(None))
+
+
+def test_each_word_is_drawn_with_its_own_map(monkeypatch):
+    """The start has none, and rows stay rows where a picture is wider than high."""
+    made = method(patch_size=(32, 48), image_size=48).eval()
+    batch = batch_of(made, "small left effusion")
+    given = []
+    monkeypatch.setattr(
+        gloria, "decided", lambda image, maps, captions, most: given.append((maps, captions)) or []
+    )
+    with torch.no_grad():
+        made.draw(batch, 3)
+        weights, (rows, columns) = made.look(batch)
+    assert rows < columns
+    ((maps, captions),) = given
+    assert captions == ["small", "left", "effusion"]
+    assert maps.shape == (3, rows, columns)
+    assert torch.equal(maps.flatten(1), weights[0, 1:4])
 
 
 def test_words_that_are_not_general_stay_in_the_report():
