@@ -45,8 +45,8 @@ def scene(seed: int, shape: tuple[int, int] = (48, 64)) -> Scene:
     for row in range(rows):
         for colour in range(3):
             left[row, :, colour] = np.interp(seen[row], x[0], right[row, :, colour])
-    left, right = ((each.clip(0, 1) * 255).round().astype(np.uint8) for each in (left, right))
-    return Scene(left, right, disparity, (far < 1).astype(np.uint8))
+    one, other = ((each.clip(0, 1) * 255).round().astype(np.uint8) for each in (left, right))
+    return Scene(one, other, disparity, (far < 1).astype(np.uint8))
 
 
 def write_stereo(
