@@ -415,7 +415,17 @@ def test_must_have_12_every_task_tells_how_far_it_got(task):
             "rotation loss",
         },
         "reconstruction": {"mse", "variance", "psnr", "psnr of the mean", "wasserstein"},
-        "colourisation": {"colour error", "colour constant", "colour grey", "colour chroma"},
+        "colourisation": {
+            f"colour {name}"
+            for name in (
+                "error",
+                "constant",
+                "grey",
+                "chroma",
+                "balanced error",
+                "balanced constant",
+            )
+        },
     }
     asked = TASKS if task == "multi-task" else (task,)
     assert set(scores) == {"unsolved", "chance"}.union(*(wanted[name] for name in asked))

@@ -307,7 +307,7 @@ class Colourisation(Surrogate):
         lightness, colour = apart(batch.image)
         everywhere = torch.ones_like(lightness, dtype=torch.bool)
         scores = colour_scores(self.paint(encoder, lightness), colour, everywhere, MOST_COLOUR)
-        figures = {f"colour {name}": value for name, value in scores.items()}
+        figures = {f"colour {name.replace('_', ' ')}": value for name, value in scores.items()}
         return Score(figures, scores["error"] / scores["constant"].clamp(min=1e-6))
 
     def preview(self, encoder: Encoder, batch: Sample) -> dict[str, Tensor]:
