@@ -400,6 +400,15 @@ class TestAgreement:
         assert agreement({**FACTS, "spacing": None}, FACTS) == []
         assert agreement(FACTS, {"dims": 3}) == []
 
+    def test_2d_weights_are_compared_slice_by_slice(self) -> None:
+        flat = {**FACTS, "dims": 2, "spacing": [1.0, 5.0, 5.0], "slice_spacing": [1.0, 1.0, 5.0]}
+        upright = {"dims": 2, "spacing": [1.0, 5.0, 1.0], "slice_spacing": [1.0, 1.0, 5.0]}
+        assert agreement(flat, upright) == []
+        coarse = {"dims": 2, "spacing": [2.0, 5.0, 2.0], "slice_spacing": [2.0, 2.0, 5.0]}
+        (found,) = agreement(flat, coarse)
+        assert str(found) == "they saw voxels of 1 1 5 mm, and the data have 2 2 5 mm"
+        assert found.remedy == "Give --spacing 1 5 1."
+
     def test_the_window_of_an_absent_modality_does_not_matter(self) -> None:
         other = {"intensity": IntensityRule(ct=(0, 100)).as_metadata()}
         assert agreement(FACTS, {**other, "modality": ["MR"]}) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from unlabeled.data.scan import ScanFile, Source
 from unlabeled.demo.phantoms import write_patients
 from unlabeled.errors import OptionError
 from unlabeled.nn.weights import read_weights
-from unlabeled.training.origin import name_modality
+from unlabeled.training.origin import name_modality, usual_spacing
 from unlabeled.training.pretrain import pretrain
 
 
@@ -31,6 +32,16 @@ def test_weights_of_ct_refuse_scans_that_do_not_say_what_they_are():
     assert name_modality([source("CT")], "", {"modality": ["CT"]})
     assert name_modality([source()], "", {"modality": ["MR"]})
     assert name_modality([source()], "", {})
+
+
+def test_stacks_in_several_directions_have_a_usual_slice():
+    def stack(*spacing):
+        return SimpleNamespace(dims=len(spacing), spacing=spacing)
+
+    heart = [stack(1.4, 1.4, 8.0), stack(1.5, 8.0, 1.5), stack(8.0, 1.6, 1.6)]
+    assert usual_spacing(heart, by_slice=True) == [1.5, 1.5, 8.0]
+    assert usual_spacing([stack(2.0, 1.0)], by_slice=True) == [2.0, 1.0]
+    assert usual_spacing([stack(1.0, 1.2, 1.0)], by_slice=True) == [1.0, 1.2, 1.0]
 
 
 def test_nifti_of_ct_gets_the_fixed_window_when_it_is_said(tmp_path):

@@ -34,8 +34,8 @@ def agreement(metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Dis
     metadata
         As `read_weights` returns it; empty for weights of other tools, about which nothing is known.
     facts
-        Of the data and the network that is built: ``encoder``, ``dims``, ``channels``, ``spacing`` [mm],
-        ``orientation``, ``intensity`` (`IntensityRule.as_metadata`), ``modality`` (what the window of another modality
+        Of the data and the network that is built: ``encoder``, ``dims``, ``channels``, ``spacing`` [mm] along the axes of
+        RAS, ``slice_spacing`` [mm] of pixels and then of slices, which is what matters to 2D weights, ``orientation``, ``intensity`` (`IntensityRule.as_metadata`), ``modality`` (what the window of another modality
         says does not matter).
 
     Returns
@@ -60,7 +60,9 @@ def agreement(metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Dis
     found: list[Disagreement] = []
     for key, (theirs, ours) in both.items():
         if key == "spacing":
-            found.extend(_spacing(theirs, ours))
+            edges = metadata.get("slice_spacing"), facts.get("slice_spacing")
+            flat = metadata.get("dims") == 2 and None not in edges
+            found.extend(_spacing(*(edges if flat else (theirs, ours)), axes=ours))
         elif key == "intensity":
             found.extend(_intensity(theirs, ours, facts.get("modality")))
         elif theirs != ours:
@@ -115,17 +117,22 @@ def _differ(key: str, theirs: Any, ours: Any) -> Disagreement:
     )
 
 
-def _spacing(theirs: Any, ours: Any) -> list[Disagreement]:
+def _spacing(theirs: Any, ours: Any, axes: Any) -> list[Disagreement]:
+    """Compare edges; `axes` are ours in the order in which a person types them, that of RAS."""
     if len(theirs) != len(ours):
         return []
     worst = max(max(a / b, b / a) for a, b in zip(theirs, ours, strict=True))
     if worst < NOTED:
         return []
-    typed = " ".join(f"{edge:g}" for edge in theirs)
-    text = f"they saw voxels of {typed} mm, and the data have {' '.join(f'{e:g}' for e in ours)} mm"
-    return [
-        Disagreement("fault" if worst >= REFUSED else "warning", text, f"Give --spacing {typed}.")
-    ]
+    text = f"they saw voxels of {_typed(theirs)} mm, and the data have {_typed(ours)} mm"
+    across = max(axis for axis, edge in enumerate(axes) if edge == ours[-1])
+    *first, last = theirs
+    remedy = f"Give --spacing {_typed([*first[:across], last, *first[across:]])}."
+    return [Disagreement("fault" if worst >= REFUSED else "warning", text, remedy)]
+
+
+def _typed(edges: Any) -> str:
+    return " ".join(f"{edge:g}" for edge in edges)
 
 
 def _intensity(

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from unlabeled.data.scan import Source, say_modality
+from unlabeled.data.slices import flat_axis
 from unlabeled.data.store import Record
 from unlabeled.errors import OptionError, RunError
 from unlabeled.methods._base import Method, SharedOptions
@@ -61,18 +62,37 @@ def origin_facts(encoder: str, dims: int, records: Sequence[Record]) -> dict[str
         "dims": dims,
         "channels": records[0].channels,
         "spacing": usual_spacing(records),
+        "slice_spacing": usual_spacing(records, by_slice=True),
         "orientation": "RAS" if records[0].affine is not None else None,
         "intensity": records[0].rule.as_metadata(),
         "modality": sorted({record.modality for record in records}),
     }
 
 
-def usual_spacing(records: Sequence[Record]) -> list[float] | None:
-    """Give the median voxel edge lengths of the scans that know them [mm]."""
-    known = [record.spacing for record in records if record.spacing is not None]
+def usual_spacing(records: Sequence[Record], by_slice: bool = False) -> list[float] | None:
+    """Give the median voxel edge lengths of the scans that know them [mm].
+
+    Parameters
+    ----------
+    records
+        Scans.
+    by_slice
+        In the order in which a flat network meets them: edges of a pixel, then from slice to slice (`flat_axis`).  So a
+        study whose stacks lie in several directions has a usual spacing as well.  Without it, along the axes of RAS.
+    """
+    known = [
+        _across_last(record) if by_slice else record.spacing
+        for record in records
+        if record.spacing is not None
+    ]
     if not known or len({len(spacing) for spacing in known}) > 1:
         return None
     return [float(sorted(axis)[len(axis) // 2]) for axis in zip(*known, strict=True)]
+
+
+def _across_last(record: Record) -> tuple[float, ...]:
+    across, spacing = flat_axis(record), record.spacing or ()
+    return (*spacing[:across], *spacing[across + 1 :], *spacing[across : across + 1])
 
 
 def load_init(

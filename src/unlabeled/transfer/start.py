@@ -147,6 +147,7 @@ def describe_origin(start: Start, records: Sequence[Record], model: Task) -> dic
         "slug": f"finetune-{model.kind}",
         "pretrained": known.get("slug"),
         "spacing": usual_spacing(records),
+        "slice_spacing": usual_spacing(records, by_slice=True),
         "orientation": "RAS" if records[0].affine is not None else None,
         "intensity": records[0].rule.as_metadata(),
         "modality": sorted({record.modality for record in records}),
