@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
+import unlabeled.data.scratch as scratch_module
 from unlabeled.data.scratch import Scratch
 
 
@@ -26,6 +27,17 @@ def test_patches_are_those_of_the_array():
     assert np.array_equal(patch, whole[:, 4:14, 7:19].astype(np.float16))
     other = pickle.loads(pickle.dumps(scratch))
     assert np.array_equal(other.read("a/c.png", (0, 0), (20, 30)), (2 * whole).astype(np.float16))
+
+
+def test_only_so_many_arrays_stay_mapped(monkeypatch):
+    monkeypatch.setattr(scratch_module, "MAPPED", 2)
+    scratch = Scratch()
+    for number in range(4):
+        scratch.put(str(number), np.full((1, 2, 2), number))
+    for number in (0, 1, 2, 3, 0, 1):
+        assert scratch.read(str(number), (0, 0), (2, 2)).max() == number
+        assert len(scratch.mapped) <= 2
+    assert not pickle.loads(pickle.dumps(scratch)).mapped
 
 
 def test_the_folder_goes_with_the_object_of_the_process_that_made_it():

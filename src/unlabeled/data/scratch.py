@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MAPPED = 1024  # arrays that a process keeps mapped: opening one takes longer than reading a patch
+
 
 class Scratch:
     """Arrays by name in a temporary folder, written once and read patch by patch.
@@ -22,8 +24,12 @@ class Scratch:
     shared by the worker processes of that one.
     """
 
-    def __init__(self) -> None:
-        self.folder: Path | None = None
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.mapped: dict[str, NDArray[Any]] = {}
+
+    def __reduce__(self) -> tuple[type[Scratch], tuple[Path | None]]:
+        return Scratch, (self.folder,)
 
     def put(self, name: str, array: NDArray[Any]) -> None:
         """Write an array, in half precision where it is of floating-point numbers."""
@@ -35,13 +41,16 @@ class Scratch:
 
     def holds(self, name: str) -> bool:
         """Tell whether there is an array of that name."""
-        return self.folder is not None and self._path(name).is_file()
+        return name in self.mapped or (self.folder is not None and self._path(name).is_file())
 
     def read(self, name: str, start: Sequence[int], size: Sequence[int]) -> NDArray[np.float32]:
         """Read a patch ``channel *size`` that lies inside the array."""
         where = tuple(slice(at, at + edge) for at, edge in zip(start, size, strict=True))
-        mapped = np.load(self._path(name), mmap_mode="r")
-        return np.array(mapped[(slice(None), *where)], np.float32)
+        if name not in self.mapped:
+            if len(self.mapped) == MAPPED:
+                del self.mapped[next(iter(self.mapped))]  # the one that was mapped first
+            self.mapped[name] = np.asarray(np.load(self._path(name), mmap_mode="r"))
+        return np.array(self.mapped[name][(slice(None), *where)], np.float32)
 
     def _path(self, name: str) -> Path:
         if self.folder is None:
