@@ -199,6 +199,7 @@ SMALL = {
         3,
         {"patch_size": (32, 32, 16), "batch_size": 2, "segments": 12, "smallest_region": 200},
     ),
+    "spinal-mri 3D thin-cnn": (3, {"patch_size": (5, 64, 64), "batch_size": 4}),
     "spinal-mri 3D thin-cnn-16": (
         3,
         {"encoder": "thin-cnn-16", "patch_size": (5, 64, 64), "batch_size": 8},

@@ -141,7 +141,7 @@ class Record:
     @property
     def rescalings(self) -> tuple[Rescaling, ...]:
         """How each channel becomes network input under the rule."""
-        return _rescalings(self._entry, self.rule)
+        return _rescalings(self.folder, self.key, self.rule)
 
     @property
     def window(self) -> tuple[float, float]:
@@ -221,10 +221,12 @@ def _open(folder: str, key: str) -> Entry:
         raise gone(folder) from fault
 
 
-def _rescalings(entry: Entry, rule: IntensityRule) -> tuple[Rescaling, ...]:
+@lru_cache(maxsize=512)
+def _rescalings(folder: str, key: str, rule: IntensityRule) -> tuple[Rescaling, ...]:
+    """Give how each channel becomes network input; kept as long as headers are."""
     return tuple(
         rescaling
-        for statistics in entry.about.statistics
+        for statistics in _open(folder, key).about.statistics
         for rescaling in [Rescaling.under(rule, statistics)] * statistics.channels
     )
 
@@ -232,9 +234,9 @@ def _rescalings(entry: Entry, rule: IntensityRule) -> tuple[Rescaling, ...]:
 @lru_cache(maxsize=512)
 def _scalings(folder: str, key: str, rule: IntensityRule) -> tuple[Scaling, ...]:
     """Give how stored numbers become network input, one a channel; kept as long as headers are."""
-    entry = _open(folder, key)
-    about = entry.about
-    return tuple(scaling(each, about.slope, about.intercept) for each in _rescalings(entry, rule))
+    about = _open(folder, key).about
+    each = _rescalings(folder, key, rule)
+    return tuple(scaling(one, about.slope, about.intercept) for one in each)
 
 
 def _overlap(

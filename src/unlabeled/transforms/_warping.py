@@ -81,18 +81,22 @@ def interpolate(
 ) -> None:
     """Read ``channel rows columns`` between pixels, linear; 0 beyond the picture."""
     channels, rows, columns = image.shape
+    one = np.float32(1.0)  # all in single precision: mixed with integers, numba computes in double
     for i in range(out.shape[1]):
         for j in range(out.shape[2]):
-            y, x = places[0, i, j], places[1, i, j]
-            top, left = int(np.floor(y)), int(np.floor(x))
-            down, right = y - top, x - left
+            above, before = np.floor(places[0, i, j]), np.floor(places[1, i, j])
+            down, right = places[0, i, j] - above, places[1, i, j] - before
+            top, left = int(above), int(before)
+            upper_left, upper_right = (one - down) * (one - right), (one - down) * right
+            lower_left, lower_right = down * (one - right), down * right
             if 0 <= top < rows - 1 and 0 <= left < columns - 1:
                 for channel in range(channels):
+                    plane = image[channel]
                     out[channel, i, j] = (
-                        (1 - down) * (1 - right) * image[channel, top, left]
-                        + (1 - down) * right * image[channel, top, left + 1]
-                        + down * (1 - right) * image[channel, top + 1, left]
-                        + down * right * image[channel, top + 1, left + 1]
+                        upper_left * plane[top, left]
+                        + upper_right * plane[top, left + 1]
+                        + lower_left * plane[top + 1, left]
+                        + lower_right * plane[top + 1, left + 1]
                     )
                 continue
             for channel in range(channels):
@@ -101,13 +105,12 @@ def interpolate(
                     row = top + di
                     if row < 0 or row >= rows:
                         continue
-                    across = down if di else 1 - down
+                    across = down if di else one - down
                     for dj in range(2):
                         column = left + dj
                         if 0 <= column < columns:
-                            total += (
-                                across * (right if dj else 1 - right) * image[channel, row, column]
-                            )
+                            weight = across * (right if dj else one - right)
+                            total += weight * image[channel, row, column]
                 out[channel, i, j] = total
 
 

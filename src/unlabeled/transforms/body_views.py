@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from unlabeled.data.bodies import Body
 from unlabeled.transforms import _warping
 from unlabeled.transforms._draws import chance, uniforms
+
+_NO_MOVE = np.zeros((2, 0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -89,44 +90,54 @@ class BodyView:
         """Look at a body, ``channel *size``; what lies beyond the scan is the window's low end, or 0."""
         pose = pose or Pose()
         record, plane = body.record, self.size[-2:]
-        matrix, middle = self._map(body, pose)
-        reach = np.abs(matrix).sum(1)
-        start = np.floor(middle - reach - 0.5).astype(int)
-        edges = np.ceil(middle + reach - 0.5).astype(int) + 1 - start
+        (rows, columns), middle = self._map(body, pose)
+        start, edges = [], []
+        for at, ways in zip(middle, (rows, columns), strict=True):
+            reach = sum(map(abs, ways))
+            start.append(math.floor(at - reach - 0.5))
+            edges.append(math.ceil(at + reach - 0.5) + 1 - start[-1])
         across: list[tuple[int, int]] = []
         for (begin, end), _ in zip(body.bounds[:-2], record.space[:-2], strict=True):
             thick = self.size[0] if len(self.size) == 3 else 1
             across.append((math.floor((begin + end - thick) / 2 + 0.5) + pose.slices, thick))
         read = record.patch(
-            [*(first for first, _ in across), *start.tolist()],
-            [*(thick for _, thick in across), *edges.tolist()],
+            [*(first for first, _ in across), *start],
+            [*(thick for _, thick in across), *edges],
         )
         planes = np.ascontiguousarray(read.flatten(0, -3).numpy())
+        places = np.empty((2, *plane), np.float32)
+        top, left = (at - 0.5 - first for at, first in zip(middle, start, strict=True))
+        matrix = np.array([_by_pixels(columns, left, plane), _by_pixels(rows, top, plane)])
+        _warping.sources(matrix, _NO_MOVE, places)
         seen = np.empty((len(planes), *plane), np.float32)
-        _warping.interpolate(planes, _places(matrix, middle - 0.5 - start, plane), seen)
+        _warping.interpolate(planes, places, seen)
         view = torch.from_numpy(seen).reshape(len(read), *self.size)
         return view.flip(1) if pose.mirrored and len(self.size) == 3 else view
 
-    def _map(self, body: Body, pose: Pose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Give the map from the view, [-1, 1] along both axes, to the scan's edges of voxels: matrix and middle."""
-        spacing = np.array((body.record.spacing or (1.0,) * body.record.dims)[-2:])
-        bounds = np.array(body.bounds[-2:])
-        lengths = (bounds[:, 1] - bounds[:, 0]) * spacing
-        plane = np.array(self.size[-2:], np.float64)
-        half = (lengths / plane).max() * plane * (0.5 + self.surround)
+    def _map(
+        self, body: Body, pose: Pose
+    ) -> tuple[tuple[tuple[float, float], tuple[float, float]], tuple[float, float]]:
+        """Give the map from the view, [-1, 1] along both axes, to the scan's edges of voxels.
+
+        What a step along either axis of the view adds to row and to column, and where its middle lies.
+        """
+        down, right = (body.record.spacing or (1.0,) * body.record.dims)[-2:]
+        (top, bottom), (left, last) = body.bounds[-2:]
+        height, width = self.size[-2:]
+        scale = max((bottom - top) * down / height, (last - left) * right / width)
+        high, wide = (scale * edge * (0.5 + self.surround) for edge in (height, width))
         turn = math.radians(pose.degrees)
-        cos, sin = math.cos(turn), math.sin(turn)
-        matrix = np.array([[cos, -sin], [sin, cos]]) * half / pose.zoom / spacing[:, None]
-        middle = bounds.mean(1) + 2 * half * np.array(pose.shift) / spacing
-        return matrix, middle
+        cos, sin = math.cos(turn) / pose.zoom, math.sin(turn) / pose.zoom
+        rows = cos * high / down, -sin * wide / down
+        columns = sin * high / right, cos * wide / right
+        first, second = pose.shift
+        middle = (top + bottom) / 2 + 2 * high * first / down, (left + last) / 2 + 2 * wide * second / right  # fmt: skip
+        return (rows, columns), middle
 
 
-def _places(
-    matrix: NDArray[np.float64], middle: NDArray[np.float64], plane: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """Say where each pixel of a view comes from, ``2 rows columns``: row and column of what was read."""
-    rows, columns = ((2 * np.arange(edge) + 1) / edge - 1 for edge in plane)
-    places = np.empty((2, *plane), np.float32)
-    for axis in range(2):
-        places[axis] = middle[axis] + matrix[axis, 0] * rows[:, None] + matrix[axis, 1] * columns
-    return places
+def _by_pixels(
+    ways: tuple[float, float], middle: float, plane: tuple[int, ...]
+) -> tuple[float, float, float]:
+    """Say where the pixel (column, row, 1) of a view lies along one axis, of steps of half a view and its middle."""
+    (down, right), (rows, columns) = ways, plane
+    return 2 * right / columns, 2 * down / rows, middle + down * (1 / rows - 1) + right * (1 / columns - 1)  # fmt: skip

@@ -132,4 +132,4 @@ class GainOffset:
         """Change ``channel *space``; all channels alike."""
         factor, added = uniforms(2, rng)
         low, high = self.gain
-        return image * (low + (high - low) * factor) + self.offset * (2 * added - 1)
+        return (image * (low + (high - low) * factor)).add_(self.offset * (2 * added - 1))
