@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from pathlib import Path
 
@@ -275,8 +276,13 @@ def ultrasound(source: Path, folder: Path) -> Path:
     return manifest
 
 
-def learn(scans: Path, folder: Path, steps: int, edge: int, **options) -> dict[str, float]:
-    """Segment pictures with a small network; give the scores of unseen ones."""
+SMALL_SCALE = {
+    "encoder": "resenc-tiny", "batch_size": 8, "lr": 3e-3, "epochs": 10_000, "score_every": 10_000, "contrast_points": 16,
+}  # fmt: skip
+
+
+def learn(scans: Path, folder: Path, steps: int, *edges: int, **options) -> dict[str, float]:
+    """Segment patches of such edges with a small network; give the scores of unseen scans."""
     from unlabeled.training.pretrain import pretrain
 
     done = pretrain(
@@ -286,16 +292,10 @@ def learn(scans: Path, folder: Path, steps: int, edge: int, **options) -> dict[s
         cache=folder.parent / "cache",
         **QUICK,
         held_out_batches=5,
-        encoder="resenc-tiny",
-        patch_size=(edge, edge),
-        batch_size=8,
-        lr=3e-3,
-        epochs=10_000,
         steps=steps,
-        score_every=10_000,
-        rendered=edge * edge // 8,
-        contrast_points=16,
-        **options,
+        patch_size=edges,
+        rendered=math.prod(edges) // 8,
+        **{**SMALL_SCALE, **options},
     )
     return done.result.score
 
@@ -304,7 +304,7 @@ def learn(scans: Path, folder: Path, steps: int, edge: int, **options) -> dict[s
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_on_phantoms(tmp_path, proof):
     """Points that are said anew lie along borders, and prediction gains by them."""
-    learnt = learn(write_labelled(tmp_path / "scans"), tmp_path / "run", 200, 48)
+    learnt = learn(write_labelled(tmp_path / "scans"), tmp_path / "run", 200, 48, 48)
     proof("contrastive-rendering", data="phantom", **learnt)
     assert learnt["dice"] > 1.5 * learnt["dice_everything"]
     assert learnt["dice"] > learnt["dice_coarse"] + 0.02
@@ -313,10 +313,22 @@ def test_small_scale_proof_on_phantoms(tmp_path, proof):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_small_scale_proof_on_phantom_volumes(tmp_path, proof):
+    """The same in space."""
+    scans = write_labelled(tmp_path / "scans", patients=20, shape=(32, 48, 48))
+    learnt = learn(scans, tmp_path / "run", 150, 32, 32, 32, batch_size=2, points=512)
+    proof("contrastive-rendering", data="phantom volumes", **learnt)
+    assert learnt["dice"] > 1.5 * learnt["dice_everything"]
+    assert learnt["dice"] > learnt["dice_coarse"] + 0.02
+    assert learnt["border"] > 1.5 * learnt["border_everywhere"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_small_scale_proof_fails_where_sure_points_are_said_anew(tmp_path, proof, monkeypatch):
     """Then they lie anywhere but along borders, and prediction gains nothing."""
     monkeypatch.setattr(points, "uncertainty", lambda logits: -uncertainty(logits))
-    broken = learn(write_labelled(tmp_path / "scans"), tmp_path / "run", 200, 48)
+    broken = learn(write_labelled(tmp_path / "scans"), tmp_path / "run", 200, 48, 48)
     proof("contrastive-rendering", data="phantom, sure points", **broken)
     assert broken["border"] < broken["border_everywhere"]
     assert broken["dice"] <= broken["dice_coarse"] + 0.02
@@ -327,15 +339,15 @@ def test_small_scale_proof_fails_where_sure_points_are_said_anew(tmp_path, proof
 def test_small_scale_proof_on_real_ultrasound(shared_data, tmp_path, proof):
     """Lesions begin to be found, better where points are said anew, and unsure points lie along their borders."""
     scans = ultrasound(shared_data / "breast-ultrasound", tmp_path)
-    learnt = learn(scans, tmp_path / "run", 300, 128)
+    learnt = learn(scans, tmp_path / "run", 300, 128, 128)
     proof("contrastive-rendering", data="breast-ultrasound", **learnt)
     assert learnt["dice"] > learnt["dice_coarse"] + 0.02
     assert learnt["border"] > 1.3 * learnt["border_everywhere"]
 
 
-def write_labelled(folder: Path) -> Path:
-    """Write pictures of phantoms with masks; give the manifest."""
-    images = write_patients(folder, patients=32, shape=(64, 64), labelled=True)
+def write_labelled(folder: Path, patients: int = 32, shape: tuple[int, ...] = (64, 64)) -> Path:
+    """Write phantoms with masks; give the manifest."""
+    images = write_patients(folder, patients=patients, shape=shape, labelled=True)
     manifest = folder / "labelled.csv"
     rows = [f"images/{image.name},labels/{image.name}" for image in images]
     manifest.write_text("\n".join(["image,mask", *rows]) + "\n")
