@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
 from pathlib import Path
 
 import nibabel
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hippocampi import hippocampi
 from safetensors.torch import load_file
 
 from unlabeled.data.index import index_scans
@@ -424,14 +424,6 @@ def test_a_product_is_written_by_predict(tmp_path):
     assert all((tmp_path / "out" / row["profile"]).exists() for row in rows)
 
 
-def hippocampi(shared_data: Path, place: Path) -> Path:
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        for name in archive.namelist():
-            if "images/" in name and name.endswith(".nii.gz"):
-                archive.extract(name, place)
-    return next(path for path in place.rglob("images") if path.is_dir())
-
-
 def learn(place: Path, scans: Path) -> dict[str, float]:
     """Learn the order of slices with a narrow network; give its scores on held-out subjects."""
     done = run(
@@ -445,7 +437,7 @@ def learn(place: Path, scans: Path) -> dict[str, float]:
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_on_real_scans(shared_data, tmp_path, proof):
     """On hippocampus MRI the network knows which slice is the upper one, the better the farther both lie apart."""
-    scores = learn(tmp_path, hippocampi(shared_data, tmp_path / "scans"))
+    scores = learn(tmp_path, hippocampi(shared_data, tmp_path / "scans") / "images")
     proof("body-part-recognition", data="hippocampus-mri", **scores)
     assert scores["accuracy"] > 0.8
     assert scores["far"] > scores["near"]
@@ -455,7 +447,7 @@ def test_small_scale_proof_on_real_scans(shared_data, tmp_path, proof):
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_fails_where_slices_lie_in_no_order(shared_data, tmp_path, proof):
     """With the slices of every scan shuffled there is nothing to learn: the bar is missed."""
-    scans = hippocampi(shared_data, tmp_path / "scans")
+    scans = hippocampi(shared_data, tmp_path / "scans") / "images"
     for number, path in enumerate(sorted(scans.iterdir())):
         scan = nibabel.load(path)
         order = np.random.default_rng(number).permutation(scan.shape[2])

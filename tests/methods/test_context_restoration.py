@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hippocampi import hippocampi
 from PIL import Image
 from torch import nn
 
@@ -404,13 +405,7 @@ def test_small_scale_proof_on_real_scans(shared_data, tmp_path, proof):
     Copying everything has an error of 1 on swapped voxels, as a share of the input's; giving back the mean everywhere has
     about a half there, but the variance over all.  To fall below the input's error over all voxels takes longer.
     """
-    import zipfile
-
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        for name in archive.namelist():
-            if "images/" in name and name.endswith(".nii.gz"):
-                archive.extract(name, tmp_path)
-    scans = next(path for path in tmp_path.rglob("images") if path.is_dir())
+    scans = hippocampi(shared_data, tmp_path) / "images"
     scores = learn(tmp_path, scans, patch_size=(32, 48), steps=500)
     proof("context-restoration", data="hippocampus-mri slices", **scores)
     assert scores["ratio_swapped"] < 0.65

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hippocampi import hippocampi
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -533,15 +533,6 @@ def test_preparations_of_other_options_have_other_names() -> None:
     }
     assert len(names) == 4
     assert isinstance(GlobalLocalContrast.preparation(Options()), WholeVolumes)
-
-
-def hippocampi(shared_data: Path, folder: Path) -> Path:
-    """Unpack the training volumes of the real set."""
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        for name in archive.namelist():
-            if "images/" in name and name.endswith(".nii.gz"):
-                archive.extract(name, folder)
-    return folder
 
 
 def learn(scans: Path, root: Path) -> Path:

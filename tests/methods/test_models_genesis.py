@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hippocampi import hippocampi
 from scipy import stats
 from torch import nn
 
@@ -444,7 +445,7 @@ def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proo
     At the published rates noise hides half of the voxels, which no network restores exactly, so the bar is
     nearer to the chance level than with phantoms.
     """
-    records = hippocampi(shared_data, tmp_path, 60)
+    records = whole_scans(shared_data, tmp_path, 60)
     options = {"patch_size": (32, 32), "shuffle_windows": 300, "optimiser": "adam", "lr": 3e-3}
     scores, broken = (
         learn(seeded(dims=2, width=8, **options), records, steps, batch_size=8, cut=cut)
@@ -495,18 +496,14 @@ def phantom(seed: int) -> Held:
     return Held(torch.from_numpy(image)[None])
 
 
-def hippocampi(shared_data: Path, folder: Path, count: int) -> list[Held]:
+def whole_scans(shared_data: Path, folder: Path, count: int) -> list[Held]:
     """Read whole volumes under the default rule, from the set's archive."""
-    import zipfile
-
     import nibabel
 
     records = []
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        names = sorted(name for name in archive.namelist() if "images/" in name and name[-1] != "/")
-        for name in names[:count]:
-            image = np.asarray(nibabel.load(archive.extract(name, folder)).dataobj, np.float32)
-            low, high = np.percentile(image[image > image.min()], [0.5, 99.5])
-            scaled = np.clip((image - low) / (high - low), 0, 1)
-            records.append(Held(torch.from_numpy(scaled)[None]))
+    for path in sorted((hippocampi(shared_data, folder) / "images").iterdir())[:count]:
+        image = np.asarray(nibabel.load(path).dataobj, np.float32)
+        low, high = np.percentile(image[image > image.min()], [0.5, 99.5])
+        scaled = np.clip((image - low) / (high - low), 0, 1)
+        records.append(Held(torch.from_numpy(scaled)[None]))
     return records

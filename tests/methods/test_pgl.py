@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hippocampi import hippocampi
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -553,9 +553,7 @@ def learn(
 
     With `astray`, every pair gets the geometry of another.
     """
-    scans = folder / "scans"
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        archive.extractall(scans, [n for n in archive.namelist() if n.startswith("images/")])
+    scans = hippocampi(shared_data, folder / "scans")
     values = {
         "patch_size": (24, 24, 16),
         "stride": 4,

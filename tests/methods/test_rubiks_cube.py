@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import nibabel
 import numpy as np
 import pytest
 import torch
+from cube_proofs import held, learn_order, write_blocks
 from scipy import stats
 from torch import nn
 from torch.utils.data import default_collate
@@ -43,18 +42,6 @@ QUICK = {
     "accelerator": "cpu",
     "quiet": True,
 }
-
-
-def held(array: torch.Tensor) -> SimpleNamespace:
-    """A record in memory, ``channel *space``, that refuses to be read outside."""
-    space = tuple(array.shape[1:])
-
-    def patch(start, size):
-        assert all(0 <= a <= s - e for a, e, s in zip(start, size, space, strict=True))
-        return array[(slice(None), *(slice(a, a + e) for a, e in zip(start, size, strict=True)))]
-
-    box = tuple((0, edge) for edge in space)
-    return SimpleNamespace(space=space, patch=patch, foreground=box)
 
 
 def numbered(*space: int) -> SimpleNamespace:
@@ -419,43 +406,14 @@ def test_all_eight_cubes_are_seen_in_one_slice():
     assert (upper[0, 0], upper[0, -1], upper[-1, 0], upper[-1, -1]) == (2, 4, 6, 8)
 
 
-def learn(
-    shared_data: Path, folder: Path, steps: int, *, cut_signal: bool = False
-) -> tuple[dict[str, float], float]:
-    """Pretrain on hippocampus MRI and score held-out subjects; with `cut_signal`, answers are other samples'."""
-    scans = folder / "scans"
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        archive.extractall(scans, [n for n in archive.namelist() if n.startswith("images/")])
-    values = {
-        "encoder": "resenc-tiny",
-        "patch_size": (12, 16, 12),
-        "gap": (4,),
-        "permutations": 24,
-        "samples_per_scan": 4,
-        "steps": steps,
-        "score_every": steps,
-        "held_out_batches": 16,
-        "accelerator": "cpu",
-        "quiet": True,
-    }
-    step = RubiksCube.step
-
-    def astray(self: RubiksCube, batch: Scrambled):
-        return step(self, Scrambled(batch.cubes, *(part.roll(1, 0) for part in batch[1:])))
-
-    with pytest.MonkeyPatch.context() as patch:
-        if cut_signal:
-            patch.setattr(RubiksCube, "step", astray)
-        done = pretrain("rubiks-cube", scans, folder / "run", cache=folder / "cache", **values)
-    shown = ("order", "order chance", "horizontal", "vertical", "rotation chance")
-    return {name: done.result.score[name] for name in shown}, done.result.seconds
+SHOWN = ("order", "order chance", "horizontal", "vertical", "rotation chance")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proof):
     """On held-out hippocampus MRI: the order of the cubes far above chance, turns above the commoner answer."""
-    scores, seconds = learn(shared_data, tmp_path, STEPS)
+    scores, seconds = learn_order("rubiks-cube", SHOWN, shared_data, tmp_path, STEPS)
     proof("rubiks-cube", data="hippocampus-mri", **scores, seconds=seconds)
     assert scores["order"] > 12 * scores["order chance"]
     for way in ("horizontal", "vertical"):
@@ -467,23 +425,13 @@ def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proo
 def test_small_scale_proof_fails_with_answers_of_other_samples(
     shared_data: Path, tmp_path: Path, proof
 ):
-    scores, _ = learn(shared_data, tmp_path, STEPS // 2, cut_signal=True)
+    scores, _ = learn_order(
+        "rubiks-cube", SHOWN, shared_data, tmp_path, STEPS // 2, cut_signal=True
+    )
     proof("rubiks-cube", data="hippocampus-mri, answers astray", **scores)
     assert scores["order"] < 4 * scores["order chance"]
     for way in ("horizontal", "vertical"):
         assert scores[way] < scores["rotation chance"] + 0.04
-
-
-def write_blocks(folder: Path, count: int, space: tuple[int, ...] = (20, 16, 20)) -> Path:
-    """Write volumes of noise with a bright corner."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        image = 100 * np.random.default_rng(number).random(space)
-        image[: space[0] // 2, : space[1] // 2] += 100
-        affine = np.diag([1.0, 1.0, 1.0, 1.0])
-        affine[:3, 3] = 5.0
-        nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), affine), folder / f"{space[0]}-{number}.nii.gz")  # fmt: skip
-    return folder
 
 
 def test_scans_shorter_than_two_cubes_are_left_out_and_named(tmp_path: Path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import nibabel
 import numpy as np
 import pytest
 import torch
+from cube_proofs import held, learn_order, write_blocks
 from scipy import stats
 from torch import nn
 from torch.utils.data import default_collate
@@ -39,17 +38,6 @@ QUICK = {
     "accelerator": "cpu",
     "quiet": True,
 }
-
-
-def held(array: torch.Tensor) -> SimpleNamespace:
-    """A record in memory, ``channel *space``."""
-    space = tuple(array.shape[1:])
-
-    def patch(start, size):
-        return array[(slice(None), *(slice(a, a + e) for a, e in zip(start, size, strict=True)))]
-
-    box = tuple((0, edge) for edge in space)
-    return SimpleNamespace(space=space, patch=patch, foreground=box)
 
 
 def noise(channels: int = 1, seed: int = 0) -> SimpleNamespace:
@@ -322,43 +310,14 @@ def test_preview_shows_what_a_right_answer_puts_back():
     assert not torch.equal(shown["given"], shown["as it was"])
 
 
-def learn(
-    shared_data: Path, folder: Path, steps: int, *, cut_signal: bool = False
-) -> tuple[dict[str, float], float]:
-    """Pretrain on hippocampus MRI and score held-out subjects; with `cut_signal`, answers are other samples'."""
-    scans = folder / "scans"
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        archive.extractall(scans, [n for n in archive.namelist() if n.startswith("images/")])
-    values = {
-        "encoder": "resenc-tiny",
-        "patch_size": (12, 16, 12),
-        "gap": (4,),
-        "permutations": 24,
-        "samples_per_scan": 4,
-        "steps": steps,
-        "score_every": steps,
-        "held_out_batches": 16,
-        "accelerator": "cpu",
-        "quiet": True,
-    }
-    step = RubiksCubePlus.step
-
-    def astray(self: RubiksCubePlus, batch: Sample):
-        return step(self, Sample(batch.cubes, *(part.roll(1, 0) for part in batch[1:])))
-
-    with pytest.MonkeyPatch.context() as patch:
-        if cut_signal:
-            patch.setattr(RubiksCubePlus, "step", astray)
-        done = pretrain("rubiks-cube-plus", scans, folder / "run", cache=folder / "cache", **values)
-    shown = ("order", "order chance", "horizontal", "vertical", "rotation chance", "masked", "mask chance")  # fmt: skip
-    return {name: done.result.score[name] for name in shown}, done.result.seconds
+SHOWN = ("order", "order chance", "horizontal", "vertical", "rotation chance", "masked", "mask chance")  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proof):
     """On held-out hippocampus MRI: the order of corrupted cubes far above chance, and which are corrupted."""
-    scores, seconds = learn(shared_data, tmp_path, STEPS)
+    scores, seconds = learn_order("rubiks-cube-plus", SHOWN, shared_data, tmp_path, STEPS)
     proof("rubiks-cube-plus", data="hippocampus-mri", **scores, seconds=seconds)
     assert scores["order"] > 12 * scores["order chance"]
     assert scores["masked"] > 0.9
@@ -369,22 +328,12 @@ def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proo
 def test_small_scale_proof_fails_with_answers_of_other_samples(
     shared_data: Path, tmp_path: Path, proof
 ):
-    scores, _ = learn(shared_data, tmp_path, STEPS // 2, cut_signal=True)
+    scores, _ = learn_order(
+        "rubiks-cube-plus", SHOWN, shared_data, tmp_path, STEPS // 2, cut_signal=True
+    )
     proof("rubiks-cube-plus", data="hippocampus-mri, answers astray", **scores)
     assert scores["order"] < 4 * scores["order chance"]
     assert scores["masked"] < 0.7
-
-
-def write_blocks(folder: Path, count: int, space: tuple[int, ...] = (20, 16, 20)) -> Path:
-    """Write volumes of noise with a bright corner."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        image = 100 * np.random.default_rng(number).random(space)
-        image[: space[0] // 2, : space[1] // 2] += 100
-        affine = np.diag([1.0, 1.0, 1.0, 1.0])
-        affine[:3, 3] = 5.0
-        nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), affine), folder / f"{space[0]}-{number}.nii.gz")  # fmt: skip
-    return folder
 
 
 def test_scans_shorter_than_two_cubes_are_refused_before_training(tmp_path: Path):

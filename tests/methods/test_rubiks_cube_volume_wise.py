@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hippocampi import hippocampi
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -511,17 +511,11 @@ def learn(scans: Path, folder: Path, *, steps: int, copying: bool = False) -> di
     }
 
 
-def hippocampi(shared_data: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(shared_data / "hippocampus-mri" / "train.zip") as archive:
-        archive.extractall(folder, [n for n in archive.namelist() if n.startswith("images/")])
-    return folder / "images"
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proof):
     """On held-out hippocampus MRI: better than copying and than the mean patch, and the critic has neither won nor lost."""
-    scores = learn(hippocampi(shared_data, tmp_path), tmp_path, steps=STEPS)
+    scores = learn(hippocampi(shared_data, tmp_path) / "images", tmp_path, steps=STEPS)
     proof("rubiks-cube-volume-wise", data="hippocampus-mri", **scores)
     assert scores["mse"] < 0.65 * scores["identity"]
     assert scores["mse"] < 0.9 * scores["mean"]
@@ -532,7 +526,9 @@ def test_small_scale_proof_on_real_scans(shared_data: Path, tmp_path: Path, proo
 @pytest.mark.timeout(1800)
 def test_small_scale_proof_fails_where_nothing_is_turned(shared_data: Path, tmp_path: Path, proof):
     """A network that never saw a turned patch copies."""
-    scores = learn(hippocampi(shared_data, tmp_path), tmp_path, steps=STEPS // 2, copying=True)
+    scores = learn(
+        hippocampi(shared_data, tmp_path) / "images", tmp_path, steps=STEPS // 2, copying=True
+    )
     proof("rubiks-cube-volume-wise", data="hippocampus-mri, nothing turned", **scores)
     assert scores["mse"] > 0.8 * scores["identity"]
     assert scores["mse"] > scores["mean"]
